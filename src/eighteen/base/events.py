@@ -1,0 +1,68 @@
+"""What happened in a run, as facts: one versioned JSON object a line in ``events.jsonl``. The truth that every display derives from.
+
+Every event has ``v`` (format version), ``event`` (its kind) and ``time_s`` (seconds since the epoch). The kinds and their facts:
+
+    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, device, precision, decoder, model, num_weights
+    resume      step, checkpoint
+    phase       phase, size, batch, epoch, step
+    step        step, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, skipped, memory_bytes, eta_s
+    eval        step, epoch, samples, split, loss, top1, top5, num_samples, seconds, best
+    epoch       epoch, hours, top1, top5
+    checkpoint  step, path, bytes, seconds, best
+    skip        step, streak: a step with a non-finite loss changed no weight
+    warning     text
+    end         reason, step, top1, top5, seconds, exit_code
+
+top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it. ``waits`` are shares of the time since the last step event.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+STOP = "stop"  # what an ``on_event`` callback returns to end the run as Ctrl-C would
+
+Event = dict[str, Any]
+OnEvent = Callable[[Event], object]
+
+
+def event(kind: str, **facts: Any) -> Event:
+    return {"v": VERSION, "event": kind, "time_s": time.time(), **facts}
+
+
+def append(path: Path, happened: Event) -> None:
+    """Write one event as one line, in one write, so that a reader never sees half of one."""
+    line = json.dumps(happened, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    with path.open("ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def read(path: Path) -> Iterator[Event]:
+    """All whole events of a file, in order; a last line that is still being written is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+
+class Follower:
+    """Reads events as they are written: each call of ``new`` returns those that came since the last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def new(self) -> list[Event]:
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole, _, _ = file.read().rpartition(b"\n")
+        if not whole:
+            return []
+        self._offset += len(whole) + 1
+        return [json.loads(line) for line in whole.split(b"\n")]

@@ -1,0 +1,50 @@
+"""What this machine has: processors that we may use, memory, and the versions of what runs on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def num_cpus() -> int:
+    """Processors that this process may use: its affinity, or less where a cgroup allows less time (at least 1)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _cgroup_cpus() or allowed))
+
+
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The processors that the cgroup's quota amounts to, rounded up; None without a quota (cgroup v2, then v1)."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = (root / "cpu" / name for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+            quota, period = quota.read_text().strip(), period.read_text().strip()
+        except OSError:
+            return None
+    if quota in ("max", "-1"):
+        return None
+    return -(-int(quota) // int(period))
+
+
+def environment() -> dict[str, Any]:
+    """What env.json keeps: machine, processors, Python and the versions of the packages that decide results."""
+    packages = ("eighteen", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors")
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "num_cpus": num_cpus(),
+        "python": sys.version.split()[0],
+        "packages": {name: version for name in packages if (version := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,108 @@
+"""Which sample at which position, and every random number about it: pure functions of (seed, epoch, sample).
+
+The samples of a run are one endless stream: stream position ``k`` is position ``k % num_samples`` of epoch ``k // num_samples``. A batch takes the
+next ``batch`` positions and may straddle two epochs, so nothing is dropped and nothing depends on how many ranks share the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# The increment and multipliers of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * _MIX1
+    x = (x ^ (x >> np.uint64(27))) * _MIX2
+    return x ^ (x >> np.uint64(31))
+
+
+def random_bits(*keys: ArrayLike) -> NDArray[np.uint64]:
+    """64 random bits for each combination of integer ``keys`` (broadcast together): the same keys give the same bits, anywhere."""
+    bits = np.zeros(1, np.uint64)
+    for key in keys:
+        bits = _splitmix64((bits ^ np.asarray(key).astype(np.uint64)) * _MIX2 + _GOLDEN)
+    return bits
+
+
+def uniform(seed: int, visits: ArrayLike, samples: ArrayLike, stream: int) -> NDArray[np.float64]:
+    """One number in [0, 1) a sample: [N] float64, keyed by (seed, visit, sample, stream).
+
+    visits, samples: [N] int64, as ``Order.at`` returns them      stream: which of a sample's random choices this is
+    """
+    return (random_bits(seed, visits, samples, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _permutation(seed: int, epoch: int, length: int, salt: int = 0) -> NDArray[np.int64]:
+    """A permutation of 0..length-1, by sorting random bits: defined by arithmetic alone, so the same with every numpy."""
+    return np.argsort(random_bits(seed, epoch, np.arange(length), salt), kind="stable")
+
+
+_epoch_permutation = lru_cache(maxsize=2)(_permutation)  # two epochs may meet in one batch
+_class_permutation = lru_cache(maxsize=4096)(_permutation)  # each class has its own, all of them together as large as one epoch's
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a run stands in its stream of samples."""
+
+    epoch: int
+    position: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The order of a split: ``at(first, count)`` says which samples stand at these positions of the stream.
+
+    With ``labels`` ([num_samples] int64) the order is class-balanced: each epoch has the same number of samples of every class, small classes come
+    round more often, large ones less, and every class is gone through without repeats before it starts again.
+    """
+
+    seed: int
+    num_samples: int
+    labels: NDArray[np.int64] | None = None
+    _members: tuple[NDArray[np.int64], ...] = field(init=False, repr=False, default=())
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            members = tuple(np.flatnonzero(self.labels == label) for label in np.unique(self.labels))
+            object.__setattr__(self, "_members", members)
+
+    def at(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Stream positions first .. first+count-1 -> samples, visits: two [count] int64 arrays.
+
+        A visit says how often this sample had been seen before; without class balance it is the epoch.
+        """
+        stream = np.arange(first, first + count, dtype=np.int64)
+        if self._members:
+            return self._balanced(stream)
+        epochs, positions = np.divmod(stream, self.num_samples)
+        samples = np.empty(count, np.int64)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            samples[here] = _epoch_permutation(self.seed, epoch, self.num_samples)[positions[here]]
+        return samples, epochs
+
+    def _balanced(self, stream: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        # The stream is made of rounds: one sample from every class, the classes of a round in random order.
+        rounds, places = np.divmod(stream, len(self._members))
+        turns, inverse = np.unique(rounds, return_inverse=True)
+        classes = np.argsort(random_bits(self.seed, -1, turns[:, None], np.arange(len(self._members))), kind="stable")[inverse, places]
+        sizes = np.array([len(members) for members in self._members])
+        visits, ranks = np.divmod(rounds, sizes[classes])
+        samples = np.empty_like(stream)
+        for label in np.unique(classes).tolist():
+            for visit in np.unique(visits[here := classes == label]).tolist():
+                chosen = here & (visits == visit)
+                samples[chosen] = self._members[label][_class_permutation(self.seed, visit, sizes[label], label)[ranks[chosen]]]
+        return samples, visits
+
+    def cursor(self, stream: int) -> Cursor:
+        return Cursor(*divmod(stream, self.num_samples), seed=self.seed)

@@ -1,0 +1,289 @@
+"""A recipe: how to train, as data. TOML in, frozen models out, and back again without loss.
+
+A recipe is complete and inherits nothing. It is resolved once, before anything is spent, and every part of the program receives only its own section.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from eighteen.base.errors import RecipeError, did_you_mean
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[int, Field(ge=8, le=4096)]
+Range = tuple[float, float]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(Section):
+    name: str = Field(description="a timm name, or package.module:function that takes num_classes and in_chans")
+    args: dict[str, Any] = {}
+    init: str | None = Field(None, description="a run, or a safetensors file, whose weights are the start")
+    freeze_to: str | None = Field(None, description="this stage and all before it keep their weights, e.g. 'features.28'")
+    lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="stage -> multiplier of its learning rate")
+
+
+class Points(Section):
+    """A learning rate through given points: [epoch, value]."""
+
+    points: list[tuple[float, float]]
+
+
+class Drops(Section):
+    """A learning rate that starts at ``start`` and is multiplied by ``factor`` every ``every`` epochs."""
+
+    start: Annotated[float, Field(gt=0)]
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    every: Annotated[float, Field(gt=0)]
+
+
+class Optim(Section):
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: Share = 0.9
+    nesterov: bool = True
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # never on norms and biases
+    batch: PositiveInt = Field(description="the batch that the learning rates are written for; they scale with it")
+    lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops
+    curve: Literal["linear", "cosine", "step"] = Field("linear", description="how the rate goes from one point to the next")
+    label_smoothing: Share = 0.0
+    clip: Annotated[float, Field(ge=0)] = Field(0.0, description="largest norm of all gradients together; 0: any")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the weights' moving average a step; 0: none")
+
+    @model_validator(mode="after")
+    def _lr_starts_at_zero_and_rises_in_epochs(self) -> Self:
+        if isinstance(self.lr, list):
+            epochs = [epoch for epoch, _ in self.lr]
+            if not epochs or epochs[0] != 0 or any(a >= b for a, b in zip(epochs, epochs[1:], strict=False)):
+                raise ValueError("lr needs points [epoch, value] whose epochs start at 0 and rise")
+        return self
+
+
+class Phase(Section):
+    epochs: Annotated[float, Field(gt=0)]
+    size: Size
+    batch: PositiveInt
+    min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="smallest share of the picture's area in a random crop; 1: no crop")
+
+
+class Augment(Section):
+    flip: bool = True
+    min_ratio: Annotated[float, Field(gt=0)] = 3 / 4
+    max_ratio: Annotated[float, Field(gt=0)] = 4 / 3
+    translate: Annotated[int, Field(ge=0)] = Field(0, description="shift by up to this many pixels each way")
+    translate_fill: Literal["zero", "reflect"] = "zero"
+    erase: Share = Field(0.0, description="probability of random erasing")
+    erase_scale: tuple[Share, Share] = (0.02, 0.33)
+    cutout: Annotated[int, Field(ge=0)] = Field(0, description="side of the square cut out, in pixels")
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup; 0: off")
+    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of cutmix; 0: off")
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    rotate: Range = (0.0, 0.0)  # degrees
+    scale: Range = (1.0, 1.0)
+    shear: Range = (0.0, 0.0)  # degrees
+
+    @model_validator(mode="after")
+    def _ranges_are_in_order(self) -> Self:
+        for name in ("erase_scale", "rotate", "scale", "shear"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} needs [min, max]")
+        if self.min_ratio > self.max_ratio:
+            raise ValueError("min_ratio is above max_ratio")
+        if self.scale[0] <= 0:
+            raise ValueError("scale needs factors above 0")
+        return self
+
+
+class Eval(Section):
+    size: Size
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(0.875, description="share of the short side that the centre crop keeps")
+    rect: bool = Field(False, description="batches of like aspect ratio keep it, sides multiples of 32")
+    batch: PositiveInt = 256
+    every: PositiveInt = Field(1, description="epochs between evaluations; the last epoch always has one")
+
+
+class Data(Section):
+    rendition: str = Field("auto", description="which rendition to read; auto: the smallest that suffices for the phase's size")
+    balance: Literal["none", "weights", "sampling"] = Field("none", description="against class imbalance: weigh the loss, or draw classes evenly")
+    gray: bool = Field(True, description="train with one channel where all pictures are gray")
+    mean: tuple[float, ...] | None = Field(None, description="per channel, of pixels in [0, 1]; none: the dataset's own")
+    std: tuple[float, ...] | None = None
+
+
+class Train(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
+    compile: bool = False
+    deterministic: bool = False
+    micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="most pictures in one forward pass of a rank; 0: its whole share")
+    checkpoint: Literal["epoch", "phase"] = "epoch"
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    patience: Annotated[int, Field(ge=0)] = Field(0, description="stop after this many evaluations without a better top-1; 0: never")
+    log_every: PositiveInt = Field(10, description="steps between step events")
+
+
+class Recipe(Section):
+    name: str
+    about: str = ""
+    model: Model
+    optim: Optim
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    augment: Augment = Augment()
+    eval: Eval
+    data: Data = Data()
+    train: Train = Train()
+    claim: dict[str, Any] = Field({}, description="what was measured, with what, how often, and where the log lies")
+
+    @property
+    def epochs(self) -> float:
+        return sum(phase.epochs for phase in self.phases)
+
+    @model_validator(mode="after")
+    def _lr_ends_with_the_phases(self) -> Self:
+        lr = self.optim.lr
+        if isinstance(lr, list) and self.optim.curve != "step" and abs(lr[-1][0] - self.epochs) > 1e-6 * self.epochs:
+            raise ValueError(f"optim.lr ends at epoch {lr[-1][0]:g} but the phases end at {self.epochs:g}")
+        return self
+
+
+def bundled() -> dict[str, str]:
+    """The recipes that come with the program: name -> TOML text."""
+    files = resources.files("eighteen.recipes").iterdir()
+    return {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in sorted(files, key=lambda f: f.name) if file.name.endswith(".toml")}
+
+
+def load(name: str, *, epochs: float | None = None, batch: int | None = None, model: str | None = None, changes: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """A bundled recipe, or a TOML file, with what the command line changes: the only way a recipe comes into a run.
+
+    epochs stretches all phases and learning-rate points in proportion; batch is the first phase's, the others keep their ratio to it;
+    changes are ``a.b=value`` with values as TOML writes them. Raises RecipeError for whatever does not fit.
+    """
+    tree = _read(name)
+    if model is not None:
+        tree["model"] = {**tree.get("model", {}), "name": model, "args": tree["model"].get("args", {}) if tree.get("model", {}).get("name") == model else {}}
+    for change in changes:
+        _set(tree, change)
+    recipe = parse(tree)
+    if batch is not None:
+        recipe = parse(_with_batch(recipe, batch))
+    if epochs is not None:
+        recipe = parse(_stretched(recipe, epochs))
+    return recipe
+
+
+def parse(tree: dict[str, Any]) -> Recipe:
+    """A tree as tomllib gives it -> Recipe; RecipeError names the first key that does not fit, and what would."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as TOML, every default written out: ``parse(tomllib.loads(dump(r))) == r``."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _read(name: str) -> dict[str, Any]:
+    texts = bundled()
+    if name in texts:
+        return tomllib.loads(texts[name])
+    path = Path(name)
+    if path.suffix != ".toml" and not path.is_file():
+        raise RecipeError("find the recipe", got=repr(name), need="a bundled recipe or a .toml file", hint=f"--recipe with {did_you_mean(name, texts)}")
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"read the recipe {name}", got=str(error), need="a TOML file", hint="eighteen recipes small > mine.toml, then change it") from None
+
+
+def _set(tree: dict[str, Any], change: str) -> None:
+    """Apply one ``a.b.0.c=value``; a value that is no TOML is taken as a string."""
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {change}", got="no key=value", need="a.b=value", hint="--set phases.1.size=192")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    node: Any = tree
+    for part in path:
+        if isinstance(node, dict) and isinstance(part, str):
+            node = node.setdefault(part, {})
+        else:
+            node = _row(node, part, change)
+    if isinstance(node, dict):
+        node[str(last)] = value
+    else:
+        _row(node, last, change)
+        node[last] = value
+
+
+def _row(node: Any, part: int | str, change: str) -> Any:
+    if isinstance(node, list) and isinstance(part, int) and part < len(node):
+        return node[part]
+    valid = f"a row from 0 to {len(node) - 1}" if isinstance(node, list) else f"a value, not a table, at {part!r}"
+    raise RecipeError(f"--set {change}", got=repr(part), need=valid, hint="eighteen recipes NAME shows the keys")
+
+
+def _with_batch(recipe: Recipe, batch: int) -> dict[str, Any]:
+    tree = recipe.model_dump(mode="json")
+    first = recipe.phases[0].batch
+    for phase in tree["phases"]:
+        phase["batch"] = max(1, round(phase["batch"] * batch / first))
+    return tree
+
+
+def _stretched(recipe: Recipe, epochs: float) -> dict[str, Any]:
+    if not epochs > 0:
+        raise RecipeError("--epochs", got=f"{epochs:g}", need="a number above 0", hint="--epochs 18")
+    tree, factor = recipe.model_dump(mode="json"), epochs / recipe.epochs
+    for phase in tree["phases"]:
+        phase["epochs"] *= factor
+    lr = tree["optim"]["lr"]
+    if isinstance(lr, dict):
+        lr["every"] *= factor
+    else:
+        tree["optim"]["lr"] = [[epoch * factor, value] for epoch, value in lr]
+    return tree
+
+
+def _explain(error: ValidationError) -> RecipeError:
+    """The first fault that pydantic found, in our four parts; faults of unknown keys first, since they cause the others."""
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]
+    location = [part for part in fault["loc"] if not (isinstance(part, str) and (part.startswith("list[") or part == "Drops"))]
+    where = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location)) or "recipe"
+    dotted = ".".join(str(part) for part in location)
+    if fault["type"] == "extra_forbidden":
+        valid = _fields_at(location[:-1])
+        return RecipeError(where, got="an unknown key", need=f"one of {', '.join(sorted(valid))}", hint=did_you_mean(str(location[-1]), valid))
+    if fault["type"] == "missing":
+        return RecipeError(where, got="nothing", need="a value", hint=f"--set {dotted}=...")
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    got = repr(fault["input"]) if not isinstance(fault["input"], dict) else "values that contradict each other"
+    return RecipeError(where, got=got, need=message, hint=f"--set {dotted}=..." if dotted else "eighteen recipes shows valid ones")
+
+
+def _fields_at(location: list[Any]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            options = [annotation, *get_args(annotation)]
+            section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), section)
+    return list(section.model_fields)

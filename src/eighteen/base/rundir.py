@@ -1,0 +1,98 @@
+"""The folder of a run: what lies where, how it gets its name, and its heartbeat."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from eighteen.base import recipe as recipes
+from eighteen.base.errors import DataError, UsageError
+from eighteen.base.events import Event, append, event
+from eighteen.base.files import write_atomic, write_json
+from eighteen.base.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunDir:
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def eval(self) -> Path:
+        return self.path / "eval"
+
+    def event(self, kind: str, **facts: Any) -> Event:
+        """Write an event down and return it."""
+        happened = event(kind, **facts)
+        append(self.events, happened)
+        return happened
+
+    def heartbeat(self, **facts: Any) -> None:
+        """Rewrite status.json, the only file that others poll."""
+        write_json(self.status, {"v": 1, "time_s": time.time(), **facts})
+
+    def read_status(self) -> dict[str, Any]:
+        return json.loads(self.status.read_text("utf-8"))
+
+    def read_environment(self) -> dict[str, Any]:
+        return json.loads((self.path / "env.json").read_text("utf-8"))
+
+
+def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment: dict[str, Any]) -> RunDir:
+    """Make ``parent/NAME-UTC`` with recipe.toml, command.txt and env.json; a second run in the same second gets ``.2``: nothing is ever overwritten."""
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise UsageError("name the run", got=repr(name), need="letters, digits, '.', '_', '+' and '-'", hint="--name flowers")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, 1000):
+        path = parent / (f"{name}-{stamp}" if attempt == 1 else f"{name}-{stamp}.{attempt}")
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            continue
+    else:
+        raise UsageError("name the run", got=f"1000 runs called {name}-{stamp}", need="a new name", hint="--name another")
+    run = RunDir(path)
+    for folder in (run.checkpoints, run.tensorboard, run.eval):
+        folder.mkdir()
+    write_atomic(run.recipe, recipes.dump(recipe))
+    write_atomic(path / "command.txt", command + "\n")
+    write_json(path / "env.json", environment)
+    return run
+
+
+def open(path: str | Path) -> RunDir:
+    """The run in a folder; DataError if there is none."""
+    run = RunDir(Path(path))
+    if not run.recipe.is_file():
+        raise DataError(f"open the run {path}", got="no recipe.toml there", need="a folder that eighteen train made", hint="ls runs/")
+    return run

@@ -1,0 +1,41 @@
+"""How many ranks there are, which one this is, and which part of a batch is its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes the run: events, log and checkpoints have one writer."""
+        return self.rank == 0
+
+    def slice(self, batch: int) -> slice:
+        """The positions of a batch that this rank takes: contiguous, as even as pairs allow, all ranks together exactly 0..batch-1.
+
+        Positions 2i and 2i+1 stay on one rank, because mixup and cutmix blend such pairs: so the batch is the same on every world.
+        """
+        pairs = (batch + 1) // 2
+        first, last = pairs * self.rank // self.size, pairs * (self.rank + 1) // self.size
+        return slice(2 * first, min(2 * last, batch))
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> World:
+    """The world that torchrun, or our own ``--gpus N``, has put into the environment; alone if there is none."""
+    size = int(environ.get("WORLD_SIZE", 1))
+    rank = int(environ.get("RANK", 0))
+    return World(
+        rank=rank,
+        size=size,
+        local_rank=int(environ.get("LOCAL_RANK", rank)),
+        local_size=int(environ.get("LOCAL_WORLD_SIZE", size)),
+    )

@@ -1,0 +1,21 @@
+"""The running statistics of a model, moved into one tensor: one kernel saves, restores or averages all of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def flatten_buffers(model: nn.Module) -> Tensor:
+    """Make every floating-point buffer of ``model`` a view into one new flat float32 tensor, and return that: [all their elements]."""
+    owners = [
+        (module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items() if buffer is not None and buffer.dtype == torch.float32
+    ]
+    if not owners:
+        return torch.empty(0)
+    flat = torch.cat([buffer.flatten() for _, _, buffer in owners])
+    start = 0
+    for module, name, buffer in owners:
+        module._buffers[name] = flat[start : start + buffer.numel()].view(buffer.shape)
+        start += buffer.numel()
+    return flat

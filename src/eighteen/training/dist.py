@@ -1,0 +1,123 @@
+"""Inside a rank: its device, its process group, and what the ranks say to each other."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from eighteen.base.errors import MachineError
+from eighteen.base.hardware import num_cpus
+from eighteen.base.world import World
+
+FILE_STORE = "EIGHTEEN_FILE_STORE"  # set by training.ranks: a rendezvous without any listening socket
+
+
+def device_of(world: World) -> torch.device:
+    """The GPU of this rank, or the CPU where there is none; MachineError if there are fewer GPUs than ranks on this machine."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if world.local_rank >= torch.cuda.device_count():
+        got = f"rank {world.local_rank} on a machine with {torch.cuda.device_count()} GPUs"
+        raise MachineError("take a GPU for every rank", got=got, need="a GPU for each", hint=f"--gpus {torch.cuda.device_count()}")
+    return torch.device("cuda", world.local_rank)
+
+
+@contextmanager
+def connected(world: World, device: torch.device, *, timeout_s: float = 600) -> Iterator[None]:
+    """The process group of this world for as long as the block lasts: NCCL between GPUs, gloo between CPUs; nothing if alone.
+
+    A group that somebody else has set up is used and left standing.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif world.local_size > 1:
+        torch.set_num_threads(max(1, num_cpus() // world.local_size))
+    ours = world.size > 1 and not dist.is_initialized()
+    if ours:
+        store = os.environ.get(FILE_STORE)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"file://{store}" if store else "env://",
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=timeout_s),
+            device_id=device if device.type == "cuda" else None,
+        )
+    try:
+        yield
+    finally:
+        if ours:
+            dist.destroy_process_group()
+
+
+def share(value: Any, world: World, device: torch.device) -> Any:
+    """The first rank's ``value`` (anything JSON could hold), on every rank."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=device)
+    return box[0]
+
+
+def sum_(tensor: Tensor, world: World) -> Tensor:
+    """Add a tensor up over all ranks, in place."""
+    if world.size > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class Communication:
+    """How long the ranks' gradients kept a step waiting: from the last gradient that was ready to the end of the last all-reduce.
+
+    On a GPU both ends are events on the compute stream, read one step later; on a CPU they are the clock.
+    """
+
+    def __init__(self, model: DistributedDataParallel, device: torch.device) -> None:
+        self._on_gpu, self._ready, self._seconds = device.type == "cuda", None, 0.0
+        self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        model.register_comm_hook(None, self._all_reduce)
+
+    def _all_reduce(self, _state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        self._ready = self._mark()
+        gradients = bucket.buffer().div_(dist.get_world_size())
+        return dist.all_reduce(gradients, async_op=True).get_future().then(lambda done: done.value()[0])
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def step_done(self) -> None:
+        """Call after backward()."""
+        if self._on_gpu:
+            self._pending.append((self._ready, self._mark()))
+        else:
+            self._seconds += time.perf_counter() - self._ready
+
+    def seconds(self) -> float:
+        """Seconds waited since the last call."""
+        for ready, done in self._pending:
+            done.synchronize()
+            self._seconds += ready.elapsed_time(done) / 1000
+        self._pending.clear()
+        waited, self._seconds = self._seconds, 0.0
+        return waited
+
+
+def parallel(model: nn.Module, world: World, device: torch.device) -> nn.Module:
+    """The model as the step sees it: in DDP if there are several ranks. Running statistics are averaged by us, not broadcast each step."""
+    if world.size == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,0 +1,73 @@
+"""Count what a model gets right: every sample of a split exactly once, the same counts on any world."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eighteen.base.recipe import Eval
+from eighteen.base.world import World
+from eighteen.data.augment import normalise
+from eighteen.data.dataset import Split
+from eighteen.data.loader import eval_batches
+from eighteen.training.card import Card
+from eighteen.training.dist import sum_
+
+NUM_BINS = 15  # of confidence, as Guo et al. 2017 (arXiv 1706.04599)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """top1, top5: shares of num_samples in [0, 1]; loss: mean cross-entropy in nats.
+
+    confusion: [K, K] int64, rows are the true classes      calibration: [15, 3] float64 of count, summed confidence and number correct by confidence
+    """
+
+    classes: tuple[str, ...]
+    split: str
+    num_samples: int
+    top1: float
+    top5: float
+    loss: float
+    confusion: NDArray[np.int64]
+    calibration: NDArray[np.float64]
+    seconds: float
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, split: Split, card: Card, settings: Eval, world: World, *, device: torch.device, dtype: torch.dtype | None) -> Evaluation:
+    """Run ``model`` ([N, C, H, W] float -> [N, K] logits) over a split and count.
+
+    dtype: of autocast; None computes in float32. Batches are cut the same way at any world size and added up in float64, so ranks change nothing.
+    """
+    began, num_classes = time.perf_counter(), len(card.classes)
+    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+    calibration = torch.zeros(NUM_BINS, 3, dtype=torch.float64, device=device)
+    totals = torch.zeros(2, dtype=torch.float64, device=device)  # summed loss, top-5 hits
+    was_training = model.training
+    model.eval()
+    for batch in eval_batches(split, settings, world, device=device, channels=card.channels):
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            logits = cast(Tensor, model(normalise(batch.images, card.mean, card.std))).float()
+        confidence, predicted = logits.softmax(1).max(1)
+        hit = predicted == batch.labels
+        in_top5 = (logits.topk(min(5, num_classes), 1).indices == batch.labels[:, None]).any(1)
+        confusion += torch.bincount(batch.labels * num_classes + predicted, minlength=num_classes**2)
+        bins = (confidence * NUM_BINS).long().clamp_(max=NUM_BINS - 1)
+        calibration.index_add_(0, bins, torch.stack([torch.ones_like(confidence), confidence, hit], 1).double())
+        totals += torch.stack([F.cross_entropy(logits, batch.labels, reduction="sum").double(), in_top5.sum().double()])
+    model.train(was_training)
+    for counted in (confusion, calibration, totals):
+        sum_(counted, world)
+    matrix = confusion.view(num_classes, num_classes).cpu().numpy()
+    num_samples = int(matrix.sum())
+    loss, top5 = (totals / max(1, num_samples)).tolist()
+    top1 = float(np.trace(matrix)) / max(1, num_samples)
+    return Evaluation(card.classes, split.name, num_samples, top1, top5, loss, matrix, calibration.cpu().numpy(), time.perf_counter() - began)

@@ -1,0 +1,111 @@
+"""Models by name: built, given the weights to start from, frozen up to a stage."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eighteen.base.errors import DataError, MachineError, RecipeError, did_you_mean
+from eighteen.base.recipe import Model
+
+PRETRAINED = "timm"  # model.init = "timm" asks for the weights that timm publishes: the one network call here, and it was asked for
+
+
+def build(model: Model, *, num_classes: int, in_chans: int, seed: int = 0) -> nn.Module:
+    """A new model with seeded weights: takes [N, in_chans, H, W] float, returns logits [N, num_classes].
+
+    Raises RecipeError if there is no such model, or if it refuses its args; MachineError if pretrained weights cannot be fetched.
+    """
+    make = _by_path(model.name) if ":" in model.name else _by_timm_name(model.name, pretrained=model.init == PRETRAINED)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            built = make(num_classes=num_classes, in_chans=in_chans, **model.args)
+        except OSError as error:
+            raise MachineError(f"fetch the weights of {model.name}", got=str(error), need="a network that reaches them", hint="--init FILE.safetensors") from error
+        except (TypeError, ValueError, AssertionError) as error:
+            raise RecipeError(f"build {model.name}", got=f"{error}", need="arguments that it takes", hint="change model.args") from error
+    if not isinstance(built, nn.Module):
+        raise RecipeError(f"build {model.name}", got=type(built).__name__, need="a torch.nn.Module", hint="return the model from the function")
+    return built
+
+
+def _by_path(name: str) -> Callable[..., Any]:
+    module_name, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        need = "package.module:function, importable from here"
+        raise RecipeError("model.name", got=f"{name!r} ({error})", need=need, hint="PYTHONPATH=. eighteen train ...") from None
+
+
+def _by_timm_name(name: str, *, pretrained: bool) -> Callable[..., Any]:
+    import timm  # 2-4 s: only when a timm model is asked for
+
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models()) if len(name) > 2 else "resnet50"
+        raise RecipeError("model.name", got=repr(name), need="a timm model, or package.module:function", hint=hint[:200])
+    return lambda **args: timm.create_model(name, pretrained=pretrained, **args)
+
+
+def start_from(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> list[str]:
+    """Copy the weights of another model of the same kind; a head of another shape keeps its new weights. Returns the names not copied.
+
+    Raises DataError if anything but the head differs.
+    """
+    own = model.state_dict()
+    head = _head_names(model)
+    fresh = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    if strangers := [name for name in fresh if name not in head] + [name for name in weights if name not in own]:
+        raise DataError(
+            f"start from {origin}",
+            got=f"{len(strangers)} weights that do not fit, the first {strangers[0]!r}",
+            need="weights of the same model (only the last layer may differ)",
+            hint="--model with the name that made these weights",
+        )
+    model.load_state_dict({**own, **{name: tensor for name, tensor in weights.items() if name not in fresh}})
+    return fresh
+
+
+def _head_names(model: nn.Module) -> set[str]:
+    """The weights of the last layer: what timm calls the classifier, or else the last module that has weights."""
+    classifier = getattr(model, "get_classifier", lambda: None)()
+    if not isinstance(classifier, nn.Module):
+        classifier = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))][-1]
+    inside = {id(tensor) for tensor in classifier.parameters()}
+    return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in inside}
+
+
+def freeze_to(model: nn.Module, stage: str) -> list[nn.Module]:
+    """Freeze ``stage`` and all before it: no gradients, and batch statistics as they are. Returns the modules that must stay in eval mode.
+
+    Raises RecipeError if there is no such stage, or nothing would be left to train.
+    """
+    modules = dict(model.named_modules())
+    if stage not in modules or not stage:
+        raise RecipeError("model.freeze_to", got=repr(stage), need="the name of a stage", hint=did_you_mean(stage, [name for name, _ in model.named_children()]))
+    names = [name for name in modules if name]
+    last = max(i for i, name in enumerate(names) if name == stage or name.startswith(stage + "."))
+    ancestors = {".".join(stage.split(".")[:depth]) for depth in range(1, stage.count(".") + 1)}
+    frozen = [modules[name] for name in names[: last + 1] if name not in ancestors]
+    for module in frozen:
+        module.requires_grad_(False)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise RecipeError("model.freeze_to", got=repr(stage), need="a stage before the last, so that something is left to train", hint="an earlier stage")
+    return frozen
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; DataError if it is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"read weights from {path}", got=str(error), need="a run or a .safetensors file", hint="--init runs/NAME") from None

@@ -1,0 +1,71 @@
+"""Optimisers in one fused kernel, with decay only where it belongs, and a moving average of the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from eighteen.base.errors import RecipeError, did_you_mean
+from eighteen.base.recipe import Optim
+
+
+def optimizer(model: nn.Module, optim: Optim, *, lr_scale: dict[str, float]) -> torch.optim.Optimizer:
+    """SGD or AdamW over the weights that train; the rate of every group is set each step by ``set_lr``.
+
+    Weight decay stays away from norms and biases, the weights of one dimension (He et al. 2018, arXiv 1812.01187). lr_scale: stage -> multiplier.
+    """
+    groups = parameter_groups(model, weight_decay=optim.weight_decay, lr_scale=lr_scale)
+    if optim.name == "sgd":
+        nesterov = optim.nesterov and optim.momentum > 0
+        sgd = torch.optim.SGD(groups, lr=0.0, momentum=optim.momentum, nesterov=nesterov, fused=True)
+        for weight in (weight for group in groups for weight in group["params"] if optim.momentum):
+            # torch leaves the buffers as they come from memory when the very first step is skipped; zeros give the same first step
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return sgd
+    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float, lr_scale: dict[str, float]) -> list[dict]:
+    """Trainable weights by (multiplier of the rate, decay or not), in the model's order; the longest matching stage of lr_scale counts."""
+    groups: dict[tuple[float, float], dict] = {}
+    used: set[str] = set()
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        stages = [stage for stage in lr_scale if name == stage or name.startswith(stage + ".")]
+        used.update(stages)
+        scale = lr_scale[max(stages, key=len)] if stages else 1.0
+        decay = weight_decay if weight.ndim > 1 else 0.0
+        group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "lr_scale": scale})
+        group["params"].append(weight)
+    if unknown := set(lr_scale) - used:
+        stage = sorted(unknown)[0]
+        valid = [name for name, _ in model.named_children()]
+        raise RecipeError(f"model.lr_scale.{stage}", got="a stage without trainable weights", need="a stage of the model", hint=did_you_mean(stage, valid))
+    return list(groups.values())
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+class Ema:
+    """An exponential moving average of all floating-point weights and buffers of a model, updated by one fused call.
+
+    The decay starts low and rises to ``decay`` (as in TensorFlow's ExponentialMovingAverage: min(decay, (1 + step) / (10 + step))).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._sources = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        self.tensors = {name: tensor.clone() for name, tensor in self._sources.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.tensors.values()), list(self._sources.values()), 1 - decay)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self.tensors[name].copy_(tensor)

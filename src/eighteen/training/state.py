@@ -1,0 +1,161 @@
+"""Everything a run changes while it trains, and how it comes out of a recipe or a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eighteen.base import rundir
+from eighteen.training import checkpoint, dist, models, optim
+from eighteen.training.buffers import flatten_buffers
+from eighteen.training.card import Card
+from eighteen.training.job import Job
+
+
+@dataclass
+class State:
+    """net is what the step calls (compiled, in DDP); model is the plain module with the weights. step counts finished steps."""
+
+    model: nn.Module
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: optim.Ema | None
+    buffers: Tensor
+    frozen: list[nn.Module]
+    communication: dist.Communication | None
+    card: Card
+    step: int = 0
+    seconds_before: float = 0.0
+    best_top1: float | None = None
+    best_checkpoint: str | None = None
+    evals_without_gain: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The weights that train."""
+        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
+
+    @property
+    def seconds_here(self) -> float:
+        """Seconds since this process started or resumed the run."""
+        return time.monotonic() - self.began
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the run so far, over all resumes."""
+        return self.seconds_before + self.seconds_here
+
+    def train_mode(self) -> None:
+        self.net.train()
+        for module in self.frozen:
+            module.eval()
+
+
+def start(this: Job, model: nn.Module | None = None) -> State:
+    """Step 0. ``model`` stands in for the recipe's, if given."""
+    recipe, init = this.recipe, this.recipe.model.init
+    if model is None:
+        model = models.build(recipe.model, num_classes=this.num_classes, in_chans=this.channels, seed=recipe.train.seed)
+        if init not in (None, models.PRETRAINED):
+            models.start_from(model, weights_of(Path(init)), origin=init)
+    frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
+    model = model.to(device=this.device, memory_format=torch.channels_last)
+    buffers = flatten_buffers(model)
+    ranked = dist.parallel(model, this.world, this.device)
+    state = State(
+        model=model,
+        net=torch.compile(ranked) if recipe.train.compile else ranked,
+        optimizer=optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale),
+        ema=optim.Ema(model, recipe.optim.ema) if recipe.optim.ema else None,
+        buffers=buffers,
+        frozen=frozen,
+        communication=dist.Communication(ranked, this.device) if isinstance(ranked, dist.DistributedDataParallel) else None,
+        card=card_of(this),
+    )
+    state.train_mode()
+    return state
+
+
+def resume(state: State, saved: checkpoint.Checkpoint) -> State:
+    """Put a checkpoint into a fresh state."""
+    state.model.load_state_dict(saved.tensors("model"))
+    if state.ema:
+        state.ema.load(saved.tensors("ema"))
+    checkpoint.load_optimizer(state.model, state.optimizer, saved.tensors("optimizer"))
+    kept = {name: saved.state[name] for name in ("step", "best_top1", "best_checkpoint", "evals_without_gain")}
+    return dataclasses.replace(state, **kept, seconds_before=saved.state["seconds"], began=time.monotonic())
+
+
+def save(this: Job, state: State, *, is_best: bool) -> Path:
+    """Write a checkpoint and delete those no longer kept."""
+    if is_best:
+        state.best_checkpoint = checkpoint.name(state.step)
+    tensors = {"model": state.model.state_dict(), "optimizer": checkpoint.optimizer_tensors(state.model, state.optimizer)}
+    if state.ema:
+        tensors["ema"] = {**tensors["model"], **state.ema.tensors}
+    facts: dict[str, Any] = {
+        "v": 1,
+        "step": state.step,
+        "cursor": dataclasses.asdict(this.order.cursor(this.plan.samples_before(state.step))),
+        "seconds": state.seconds,
+        "best_top1": state.best_top1,
+        "best_checkpoint": state.best_checkpoint,
+        "evals_without_gain": state.evals_without_gain,
+        "card": state.card.to_json(),
+    }
+    path = checkpoint.save(this.run.checkpoints, tensors=tensors, state=facts)
+    checkpoint.prune(this.run, keep=state.best_checkpoint)
+    return path
+
+
+def average_statistics(this: Job, state: State) -> None:
+    """Give all ranks the mean of their running statistics: each has seen another slice of every batch."""
+    if this.world.size > 1 and state.buffers.numel():
+        dist.sum_(state.buffers, this.world).div_(this.world.size)
+
+
+@contextmanager
+def averaged_weights(state: State) -> Iterator[None]:
+    """For as long as the block lasts the model has the weights that prediction would use, in evaluation mode."""
+    own = state.model.state_dict()
+    kept = {name: own[name].clone() for name in state.ema.tensors} if state.ema else {}
+    if state.ema:
+        state.model.load_state_dict(state.ema.tensors, strict=False)
+    try:
+        yield
+    finally:
+        state.model.load_state_dict(kept, strict=False)
+        state.train_mode()
+
+
+def card_of(this: Job) -> Card:
+    recipe, data = this.recipe, this.data
+    mean, std = (tuple(own or datas) for own, datas in ((recipe.data.mean, data.mean), (recipe.data.std, data.std)))
+    if len(mean) == 1 and this.channels == 3:
+        mean, std = mean * 3, std * 3
+    return Card(
+        classes=data.classes,
+        channels=this.channels,
+        size=recipe.eval.size,
+        crop=recipe.eval.crop,
+        mean=mean,
+        std=std,
+        kind=data.splits["train"].renditions["full"].kind,
+        model={"name": recipe.model.name, "args": recipe.model.args},
+    )
+
+
+def weights_of(origin: Path) -> dict[str, Tensor]:
+    """The best weights of a run, or those of a safetensors file."""
+    if origin.is_dir():
+        return checkpoint.best(rundir.open(origin)).weights()
+    return models.read_weights(origin)

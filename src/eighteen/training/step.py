@@ -1,0 +1,98 @@
+"""One optimiser step: the hot path. Nothing here waits for the device, and nothing is done per picture."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor
+
+from eighteen.base.errors import UsageError
+from eighteen.base.order import random_bits
+from eighteen.base.schedule import Step
+from eighteen.data.augment import augment
+from eighteen.data.loader import Batch
+from eighteen.training.job import Job
+from eighteen.training.optim import set_lr
+from eighteen.training.state import State
+
+_DROPOUT = 0xD0  # keys the random bits of dropout apart from those of samples
+
+
+def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool]) -> Tensor:
+    """Learn from this rank's slice of a batch; returns its ``reporting.Outcome`` as a [6] float32 tensor, summed over all ranks.
+
+    If the loss or a gradient of any rank is not finite no weight and no running statistic changes. asks: (stop, save), told to all ranks.
+    """
+    recipe, world = job.recipe, job.world
+    # Dropout and its like draw from the default generator: keyed by step and rank, so that a resumed run repeats them.
+    torch.manual_seed(int(random_bits(recipe.train.seed, now.number, world.rank, _DROPOUT)[0] >> 1))
+    statistics = state.buffers.clone()
+    images, targets = augment(batch, recipe.augment, seed=recipe.train.seed, num_classes=job.num_classes, mean=state.card.mean, std=state.card.std)
+    outcome = torch.zeros(6, device=job.device)
+    outcome[4], outcome[5] = asks
+    set_lr(state.optimizer, now.lr)
+    told = None
+    for start, stop in _micro_batches(len(images), recipe.train.micro_batch):
+        is_last = stop == len(images)
+        with _syncing(state, is_last):
+            with torch.autocast(job.device.type, job.dtype, enabled=job.dtype is not None):
+                logits = state.net(images[start:stop])
+            loss = _loss(job, logits.float(), targets[start:stop])
+            outcome[0] += loss.detach()
+            if count_hits:
+                outcome[1:3] += _hits(logits, batch.labels[start:stop])
+            if is_last and world.size > 1:
+                outcome[3] = ~outcome[0].isfinite()
+                told = torch.distributed.all_reduce(outcome, async_op=True)  # travels while backward computes
+            # DDP takes the mean over ranks; the loss is a sum over samples, divided by the whole batch.
+            (loss * (world.size / now.batch)).backward()
+    if state.communication:
+        state.communication.step_done()
+    if told:
+        told.wait()
+    _update(job, state, outcome, statistics)
+    return outcome
+
+
+def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None:
+    """Clip, then let the fused optimiser step, or not if anything was not finite; all decided on the device."""
+    gradients = [weight.grad for weight in state.weights if weight.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    bad = ~(norm + outcome[0]).isfinite() | (outcome[3] > 0)
+    outcome[3] = bad
+    if clip := job.recipe.optim.clip:
+        torch._foreach_mul_(gradients, (clip / (norm + 1e-6)).clamp(max=1.0))
+    state.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # fused kernels change nothing when it is 1
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=state.communication is None)
+    torch.where(bad, statistics, state.buffers, out=state.buffers)
+    if state.ema:
+        state.ema.update(state.step)
+
+
+def _loss(job: Job, logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy summed over the samples."""
+    if logits.shape != (len(targets), job.num_classes):
+        got, need = f"an output of shape {list(logits.shape)}", f"logits of shape [{len(targets)}, {job.num_classes}]"
+        raise UsageError(f"train {job.recipe.model.name}", got=got, need=need, hint="end the model in a linear layer with num_classes outputs")
+    return F.cross_entropy(logits, targets, weight=job.class_weights, label_smoothing=job.recipe.optim.label_smoothing, reduction="sum")
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many samples have their label first, and among the first five: [2]."""
+    found = logits.detach().topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
+    return torch.stack([found[:, 0].sum(), found.sum()])
+
+
+def _micro_batches(num_samples: int, size: int) -> list[tuple[int, int]]:
+    """The slices of a rank's share that go through the model one after the other."""
+    size = size or max(1, num_samples)
+    return [(start, min(start + size, num_samples)) for start in range(0, max(1, num_samples), size)]
+
+
+def _syncing(state: State, is_last: bool) -> nullcontext:
+    """Gradients travel between ranks only after the last micro-batch."""
+    return nullcontext() if is_last or state.communication is None else state.net.no_sync()  # type: ignore[operator, return-value]

@@ -1,0 +1,38 @@
+"""Asking a run to stop: Ctrl-C or SIGTERM once saves and stops, twice ends it now."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Self
+
+
+class StopSignals:
+    """While the block lasts, the first SIGINT or SIGTERM only sets ``requested``; the next one is handled as it was before the block.
+
+    Outside the main thread, where Python delivers no signals, it only carries ``requested``.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, signal.Handlers | int | None | object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+        print("\nSaving and stopping; once more stops now, without saving.", file=sys.stderr)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+        self._previous = {}
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()

@@ -1,0 +1,155 @@
+"""The trainer: a recipe over a dataset -> checkpoints and events. ``train`` is the outline; the hot path is ``step.train_step``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from eighteen.base.errors import Diverged, Stopped, UsageError
+from eighteen.base.events import OnEvent
+from eighteen.base.recipe import Recipe
+from eighteen.base.rundir import RunDir
+from eighteen.base.schedule import Step
+from eighteen.base.world import World
+from eighteen.data.dataset import Dataset
+from eighteen.data.loader import TrainLoader
+from eighteen.training import checkpoint, dist
+from eighteen.training import state as states
+from eighteen.training.evaluate import Evaluation, evaluate
+from eighteen.training.job import Job, job
+from eighteen.training.reporting import Reporter
+from eighteen.training.state import State
+from eighteen.training.step import train_step
+from eighteen.training.stopping import StopSignals
+
+MAX_STREAK = 3  # steps in a row with a non-finite loss before the run ends
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run reached: top1 and top5 of its last evaluation are shares in [0, 1]; None without a validation split."""
+
+    run: Path
+    step: int
+    top1: float | None
+    top5: float | None
+    best_top1: float | None
+    seconds: float
+
+
+def train(recipe: Recipe, data: Dataset, run: RunDir, world: World, on_event: OnEvent | None = None, *, model: nn.Module | None = None) -> Result:
+    """Train ``recipe`` on ``data`` into ``run``; go on from its newest checkpoint if it has one. ``model`` stands in for the recipe's.
+
+    Raises Stopped (exit code 75) after a signal or STOP with everything saved, Diverged (5) after three non-finite losses in a row.
+    """
+    this = job(recipe, data, run, world)
+    with dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
+        state = start_or_resume(this, model)
+        with train_loader(this, state) as loader, Reporter(this, state, loader, on_event) as report:
+            for now, batch in loader:
+                outcome = train_step(this, state, batch, now, count_hits=report.is_logged(now), asks=report.asks(signals.requested))
+                report.stepped(now, outcome)
+                if epoch := evaluation_due(this, now):
+                    report.evaluated(now, epoch, validate(this, state))
+                ending = why_end(this, state, report)
+                if ending or checkpoint_due(this, now) or report.save_agreed:
+                    states.average_statistics(this, state)
+                    report.save()
+                if ending:
+                    break
+            last = report.ended(ending)
+    if ending == "stopped":
+        raise stopped(run)
+    return Result(run.path, state.step, last and last.top1, last and last.top5, state.best_top1, state.seconds)
+
+
+def start_or_resume(this: Job, model: nn.Module | None) -> State:
+    """Step 0, or where the run's newest checkpoint stands."""
+    state = states.start(this, model)
+    if not checkpoint.committed(this.run):
+        return state
+    saved = checkpoint.newest(this.run)
+    if saved.card.classes != this.data.classes:
+        got = f"a dataset of {len(this.data.classes)} other classes"
+        raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint="the dataset named in command.txt")
+    if saved.step >= this.plan.num_steps:
+        got = f"a run that has done all its {saved.step} steps"
+        raise UsageError(f"resume {this.run.path}", got=got, need="a run that is not finished", hint=f"eighteen eval {this.run.path} {this.data.path}")
+    return states.resume(state, saved)
+
+
+def train_loader(this: Job, state: State) -> TrainLoader:
+    recipe, split = this.recipe, this.data.splits["train"]
+    return TrainLoader(
+        split,
+        this.plan,
+        this.order,
+        this.world,
+        augment=recipe.augment,
+        device=this.device,
+        channels=this.channels,
+        rendition=recipe.data.rendition,
+        start=state.step,
+    )
+
+
+def evaluation_due(this: Job, now: Step) -> int | None:
+    """The epoch that ends with this step, if it is one that is evaluated."""
+    epoch = this.plan.ends_epoch(now)
+    is_last = now.number == this.plan.num_steps - 1
+    return epoch if epoch and "val" in this.data.splits and (is_last or epoch % this.recipe.eval.every == 0) else None
+
+
+def validate(this: Job, state: State) -> Evaluation:
+    """Evaluate the weights that prediction would use: the moving average where there is one, with the ranks' running statistics averaged."""
+    states.average_statistics(this, state)
+    with states.averaged_weights(state):
+        return evaluate(state.model, this.data.splits["val"], state.card, this.recipe.eval, this.world, device=this.device, dtype=this.dtype)
+
+
+def checkpoint_due(this: Job, now: Step) -> bool:
+    """Whether a phase ends here, or an epoch where the recipe says so."""
+    following = now.number + 1
+    ends_phase = following == this.plan.num_steps or this.plan.at(following).phase != now.phase
+    return ends_phase or (this.recipe.train.checkpoint == "epoch" and this.plan.ends_epoch(now) is not None)
+
+
+def why_end(this: Job, state: State, report: Reporter) -> str | None:
+    """Why the run ends after this step, or None if it goes on. Diverged is raised here: there is nothing worth saving."""
+    if report.streak >= MAX_STREAK:
+        good = checkpoint.committed(this.run)
+        last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+        hint = f"a lower learning rate; {last_good}"
+        raise Diverged(f"step {state.step - 1}", got=f"{report.streak} losses in a row that are not finite", need="a finite loss", hint=hint)
+    if report.stop_agreed:
+        return "stopped"
+    if state.step == this.plan.num_steps:
+        return "done"
+    patience = this.recipe.train.patience
+    return "patience" if patience and state.evals_without_gain >= patience else None
+
+
+@contextmanager
+def torch_settings(this: Job) -> Iterator[None]:
+    """What torch is told for the time of a run, and its random state afterwards as it was before."""
+    deterministic = this.recipe.train.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.set_float32_matmul_precision("highest" if deterministic else "high")
+    try:
+        with torch.random.fork_rng(devices=[this.device] if this.device.type == "cuda" else []):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+        torch.set_float32_matmul_precision(before[2])
+
+
+def stopped(run: RunDir) -> Stopped:
+    return Stopped("train to the end", got="a request to stop", need="the same command to go on", hint=f"eighteen train --resume {run.path}")
