@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -31,12 +32,6 @@ class Model(Section):
     init: str | None = Field(None, description="a run, or a safetensors file, whose weights are the start")
     freeze_to: str | None = Field(None, description="this stage and all before it keep their weights, e.g. 'features.28'")
     lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="stage -> multiplier of its learning rate")
-
-
-class Points(Section):
-    """A learning rate through given points: [epoch, value]."""
-
-    points: list[tuple[float, float]]
 
 
 class Drops(Section):
@@ -72,7 +67,7 @@ class Optim(Section):
 
 class Phase(Section):
     epochs: Annotated[float, Field(gt=0)]
-    size: Size
+    size: Size  # "native" in a file: the side of the dataset's pictures, where all have one
     batch: PositiveInt
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="smallest share of the picture's area in a random crop; 1: no crop")
 
@@ -165,23 +160,54 @@ def bundled() -> dict[str, str]:
     return {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in sorted(files, key=lambda f: f.name) if file.name.endswith(".toml")}
 
 
-def load(name: str, *, epochs: float | None = None, batch: int | None = None, model: str | None = None, changes: list[str] | tuple[str, ...] = ()) -> Recipe:
+def text(name: str) -> str:
+    """The TOML of a bundled recipe or a file; RecipeError if there is none."""
+    texts = bundled()
+    if name in texts:
+        return texts[name]
+    path = Path(name)
+    if path.suffix != ".toml" and not path.is_file():
+        got, need = repr(name), "a bundled recipe or a .toml file"
+        raise RecipeError("find the recipe", got=got, need=need, hint=f"--recipe: {did_you_mean(name, texts)}")
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "eighteen recipes small > mine.toml, then change it"
+        raise RecipeError(f"read the recipe {name}", got=str(error), need="a TOML file", hint=hint) from None
+
+
+def load(
+    name: str,
+    *,
+    model: str | None = None,
+    init: str | None = None,
+    freeze_to: str | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    changes: Sequence[str] = (),
+    side: int | None = None,
+) -> Recipe:
     """A bundled recipe, or a TOML file, with what the command line changes: the only way a recipe comes into a run.
 
-    epochs stretches all phases and learning-rate points in proportion; batch is the first phase's, the others keep their ratio to it;
-    changes are ``a.b=value`` with values as TOML writes them. Raises RecipeError for whatever does not fit.
+    model, init, freeze_to replace those of ``[model]``; a model of another name has no args
+    epochs stretches all phases and learning-rate points in proportion; batch is the first phase's, the others keep their ratio to it
+    changes are ``a.b=value`` with values as TOML writes them; side is what a size of "native" becomes, in pixels
+    Raises RecipeError for whatever does not fit.
     """
     tree = _read(name)
-    if model is not None:
-        tree["model"] = {**tree.get("model", {}), "name": model, "args": tree["model"].get("args", {}) if tree.get("model", {}).get("name") == model else {}}
+    section = tree.setdefault("model", {})
+    if model is not None and model != section.get("name"):
+        section.update(name=model, args={})
+    section.update({key: value for key, value in (("init", init), ("freeze_to", freeze_to)) if value is not None})
     for change in changes:
         _set(tree, change)
+    for place in [*tree.get("phases", []), tree.get("eval", {})]:
+        if place.get("size") == "native" and side:
+            place["size"] = side
     recipe = parse(tree)
     if batch is not None:
         recipe = parse(_with_batch(recipe, batch))
-    if epochs is not None:
-        recipe = parse(_stretched(recipe, epochs))
-    return recipe
+    return recipe if epochs is None else stretched(recipe, epochs)
 
 
 def parse(tree: dict[str, Any]) -> Recipe:
@@ -197,17 +223,27 @@ def dump(recipe: Recipe) -> str:
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
+def stretched(recipe: Recipe, epochs: float) -> Recipe:
+    """The recipe over another number of epochs: all phases and learning-rate points in proportion."""
+    if not epochs > 0:
+        raise RecipeError("--epochs", got=f"{epochs:g}", need="a number above 0", hint="--epochs 18")
+    tree, factor = recipe.model_dump(mode="json"), epochs / recipe.epochs
+    for phase in tree["phases"]:
+        phase["epochs"] *= factor
+    lr = tree["optim"]["lr"]
+    if isinstance(lr, dict):
+        lr["every"] *= factor
+    else:
+        tree["optim"]["lr"] = [[epoch * factor, value] for epoch, value in lr]
+    return parse(tree)
+
+
 def _read(name: str) -> dict[str, Any]:
-    texts = bundled()
-    if name in texts:
-        return tomllib.loads(texts[name])
-    path = Path(name)
-    if path.suffix != ".toml" and not path.is_file():
-        raise RecipeError("find the recipe", got=repr(name), need="a bundled recipe or a .toml file", hint=f"--recipe with {did_you_mean(name, texts)}")
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"read the recipe {name}", got=str(error), need="a TOML file", hint="eighteen recipes small > mine.toml, then change it") from None
+        return tomllib.loads(text(name))
+    except tomllib.TOMLDecodeError as error:
+        hint = "eighteen recipes small > mine.toml, then change it"
+        raise RecipeError(f"read the recipe {name}", got=str(error), need="TOML", hint=hint) from None
 
 
 def _set(tree: dict[str, Any], change: str) -> None:
@@ -245,20 +281,6 @@ def _with_batch(recipe: Recipe, batch: int) -> dict[str, Any]:
     first = recipe.phases[0].batch
     for phase in tree["phases"]:
         phase["batch"] = max(1, round(phase["batch"] * batch / first))
-    return tree
-
-
-def _stretched(recipe: Recipe, epochs: float) -> dict[str, Any]:
-    if not epochs > 0:
-        raise RecipeError("--epochs", got=f"{epochs:g}", need="a number above 0", hint="--epochs 18")
-    tree, factor = recipe.model_dump(mode="json"), epochs / recipe.epochs
-    for phase in tree["phases"]:
-        phase["epochs"] *= factor
-    lr = tree["optim"]["lr"]
-    if isinstance(lr, dict):
-        lr["every"] *= factor
-    else:
-        tree["optim"]["lr"] = [[epoch * factor, value] for epoch, value in lr]
     return tree
 
 

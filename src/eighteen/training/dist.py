@@ -17,8 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from eighteen.base.errors import MachineError
 from eighteen.base.hardware import num_cpus
 from eighteen.base.world import World
-
-FILE_STORE = "EIGHTEEN_FILE_STORE"  # set by training.ranks: a rendezvous without any listening socket
+from eighteen.training.ranks import FILE_STORE
 
 
 def device_of(world: World) -> torch.device:
@@ -43,7 +42,7 @@ def connected(world: World, device: torch.device, *, timeout_s: float = 600) -> 
         torch.set_num_threads(max(1, num_cpus() // world.local_size))
     ours = world.size > 1 and not dist.is_initialized()
     if ours:
-        store = os.environ.get(FILE_STORE)
+        store = os.environ.get(FILE_STORE)  # a rendezvous without any listening socket
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             init_method=f"file://{store}" if store else "env://",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eighteen.base.errors import DataError, MachineError, RecipeError, did_you_mean
 from eighteen.base.recipe import Model
+from eighteen.training.card import Card
 
 PRETRAINED = "timm"  # model.init = "timm" asks for the weights that timm publishes: the one network call here, and it was asked for
 
@@ -98,6 +99,18 @@ def freeze_to(model: nn.Module, stage: str) -> list[nn.Module]:
     if not any(weight.requires_grad for weight in model.parameters()):
         raise RecipeError("model.freeze_to", got=repr(stage), need="a stage before the last, so that something is left to train", hint="an earlier stage")
     return frozen
+
+
+def restore(card: Card, weights: Mapping[str, Tensor], *, model: nn.Module | None = None) -> nn.Module:
+    """The model of a card, with its weights, ready to use; ``model`` stands in where the card's name cannot be built."""
+    if model is None:
+        model = build(Model(**card.model), num_classes=len(card.classes), in_chans=card.channels)
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        got = str(error).splitlines()[-1].strip()
+        raise DataError(f"restore {card.model['name']}", got=got, need="the model that the weights were trained with", hint="the versions in env.json") from None
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

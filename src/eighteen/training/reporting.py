@@ -1,4 +1,4 @@
-"""What a run tells: steps, evaluations and checkpoints become events, and what the ranks agreed on becomes known.
+"""What a run tells: steps, evaluations and checkpoints become events; and what all ranks agreed on becomes known.
 
 The first rank writes; the others only read what all of them summed up.
 """
@@ -26,7 +26,8 @@ HEARTBEAT_S = 1.0
 
 
 class Outcome(NamedTuple):
-    """What one step found out, summed over the ranks: loss (summed over samples), hits where they were counted, and how many ranks ask for what."""
+    """What one step found out, summed over the ranks: loss (summed over samples), hits where they were counted, whether
+    it was skipped, and how many ranks ask for what."""
 
     loss: float
     top1: float
@@ -36,61 +37,36 @@ class Outcome(NamedTuple):
     save: float
 
 
-class Reader:
-    """Reads the outcome of a step one step late, so that the device is never waited for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu, self._pending = device.type == "cuda", None
-
-    def push(self, step: Step, outcome: Tensor) -> tuple[Step, Outcome] | None:
-        """Hand in this step's [6] outcome; get back the one before it."""
-        event = None
-        if self._on_gpu:
-            outcome = outcome.to("cpu", non_blocking=True)  # into pinned memory
-            event = torch.cuda.Event()
-            event.record()
-        before, self._pending = self.flush(), (step, outcome, event)
-        return before
-
-    def flush(self) -> tuple[Step, Outcome] | None:
-        """The outcome not read yet, if there is one."""
-        if self._pending is None:
-            return None
-        (step, outcome, event), self._pending = self._pending, None
-        if event is not None:
-            event.synchronize()
-        return step, Outcome(*outcome.tolist())
-
-
 class Reporter:
     """Turns what happens into events, for as long as the block lasts; leaves an ``end`` event however it is left.
 
-    streak: steps in a row that changed no weight; stop_agreed, save_agreed: what some rank asked for and all now know.
+    streak: steps in a row that changed no weight
+    stop_agreed, save_agreed: what some rank asked for and all now know
     """
 
     def __init__(self, this: Job, state: State, loader: TrainLoader, on_event: OnEvent | None) -> None:
         self._this, self._state, self._loader, self._on_event = this, state, loader, on_event
-        self._reader = Reader(this.device)
+        self._reader = _Reader(this.device)
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
-        self._cost_done, self._cost_left = 0.0, sum(_cost(this.plan.at(number)) for number in range(state.step, this.plan.num_steps))
+        self._cost_done = 0.0
+        self._cost_left = sum(_cost(this.plan.at(number)) for number in range(state.step, this.plan.num_steps))
         self._phase: int | None = None
         self._last: Evaluation | None = None
-        self._is_best = False
-        self._stop_asked = False
-        self.streak = self.skipped = 0
+        self._is_best = self._stop_asked = False
+        self.streak = self._skipped = 0
         self.stop_agreed = self.save_agreed = False
 
     def __enter__(self) -> Self:
-        this, split = self._this, self._this.data.splits["train"]
+        this = self._this
         if self._state.step:
-            self.event("resume", step=self._state.step)
-        self.event(
+            self._event("resume", step=self._state.step)
+        self._event(
             "start",
             recipe=this.recipe.name,
             dataset=str(this.data.path),
             classes=this.num_classes,
-            num_samples=split.num_samples,
+            num_samples=this.data.splits["train"].num_samples,
             num_steps=this.plan.num_steps,
             epochs=this.recipe.epochs,
             world=this.world.size,
@@ -103,22 +79,184 @@ class Reporter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if error is not None:
-            code = error.exit_code if isinstance(error, EighteenError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-            self._end(type(error).__name__, code)
+        if isinstance(error, EighteenError):
+            self._end(type(error).__name__, error.exit_code)
+        elif error is not None:
+            self._end(type(error).__name__, 130 if isinstance(error, KeyboardInterrupt) else 1)
 
-    def event(self, kind: str, **facts: Any) -> None:
+    def is_logged(self, step: Step) -> bool:
+        """Whether this step's training accuracy is counted and told."""
+        is_last = step.number == self._this.plan.num_steps - 1
+        return is_last or step.number % self._this.recipe.train.log_every == 0
+
+    def asks(self, stop_requested: bool) -> tuple[bool, bool]:
+        """(stop, save) that this rank wants; what all agree on comes back with the step's outcome."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        wants_save = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
+        return stop_requested or self._stop_asked, wants_save
+
+    def stepped(self, step: Step, outcome: Tensor) -> None:
+        """Count a finished step; its outcome is read when the next one is done."""
+        self._state.step, self._is_best = step.number + 1, False
+        if step.phase != self._phase:
+            self._phase = step.phase
+            self._event("phase", phase=step.phase, size=step.size, batch=step.batch, epoch=step.epoch, step=step.number)
+        if before := self._reader.push(step, outcome):
+            self._read(*before)
+
+    def evaluated(self, step: Step, epoch: int, found: Evaluation) -> None:
+        """An evaluation at the end of ``epoch``; keeps the best and counts those without gain."""
+        self._flush()
+        self._interval.paused_s += found.seconds
+        self._last, state = found, self._state
+        self._is_best = state.best_top1 is None or found.top1 > state.best_top1
+        state.best_top1 = max(found.top1, state.best_top1 or 0.0)
+        state.evals_without_gain = 0 if self._is_best else state.evals_without_gain + 1
+        facts = {"step": step.number, "epoch": epoch, "samples": step.first + step.batch}
+        scores = {name: getattr(found, name) for name in ("split", "top1", "top5", "loss", "num_samples", "seconds")}
+        self._event("eval", **facts, **scores, best=self._is_best)
+        percent = {"top1": 100 * found.top1, "top5": 100 * found.top5}
+        self._event("epoch", **facts, hours=state.seconds / 3600, **percent)
+
+    def save(self) -> None:
+        """Write a checkpoint (the first rank does) and tell."""
+        self._flush()
+        began = self._saved_at = time.monotonic()
+        self.save_agreed = False
+        if self._this.world.is_first:
+            path = save(self._this, self._state, is_best=self._is_best)
+            num_bytes = sum(file.stat().st_size for file in path.iterdir())
+            seconds = time.monotonic() - began
+            self._interval.paused_s += seconds
+            facts = {"bytes": num_bytes, "seconds": seconds, "best": self._is_best}
+            self._event("checkpoint", step=self._state.step, path=path.name, **facts)
+
+    def ended(self, reason: str) -> Evaluation | None:
+        """The run ended as it should; returns its last evaluation."""
+        self._flush()
+        self._end(reason, Stopped.exit_code if reason == "stopped" else 0)
+        return self._last
+
+    def _event(self, kind: str, **facts: Any) -> None:
         if not self._this.world.is_first:
             return
         happened = self._this.run.event(kind, **facts)
         if self._on_event and self._on_event(happened) == STOP:
             self._stop_asked = True
 
-    def memory_bytes(device: torch.device) -> int:
+    def _flush(self) -> None:
+        """Read what is still on its way."""
+        if before := self._reader.flush():
+            self._read(*before)
+
+    def _read(self, step: Step, outcome: Outcome) -> None:
+        self.stop_agreed = self.stop_agreed or outcome.stop > 0
+        self.save_agreed = self.save_agreed or outcome.save > 0
+        cost = _cost(step)
+        self._cost_done, self._cost_left = self._cost_done + cost, self._cost_left - cost
+        self._interval.add(step.batch, None if outcome.skipped else outcome.loss)
+        self.streak = self.streak + 1 if outcome.skipped else 0
+        if outcome.skipped:
+            self._skipped += 1
+            self._event("skip", step=step.number, streak=self.streak)
+        if self.is_logged(step):
+            self._tell(step, outcome)
+
+    def _tell(self, step: Step, outcome: Outcome) -> None:
+        interval, self._interval = self._interval, _Interval()
+        waits, communication = self._loader.waits(), self._state.communication
+        seconds = max(1e-9, time.monotonic() - interval.began)
+        samples = step.first + step.batch
+        shares = {
+            "data": waits["wait_s"] / seconds,
+            "communication": (communication.seconds() if communication else 0.0) / seconds,
+            "other": interval.paused_s / seconds,
+        }
+        facts: dict[str, Any] = {
+            "step": step.number,
+            "num_steps": self._this.plan.num_steps,
+            "epoch": samples / self._this.plan.num_samples,
+            "loss": interval.mean_loss,
+            "images_per_s": interval.samples / max(1e-9, seconds - interval.paused_s),
+            "eta_s": self._cost_left * self._state.seconds_here / max(1e-9, self._cost_done),
+        }
+        self._event(
+            "step",
+            **facts,
+            phase=step.phase,
+            size=step.size,
+            batch=step.batch,
+            samples=samples,
+            top1=outcome.top1 / step.batch,
+            top5=outcome.top5 / step.batch,
+            lr=step.lr,
+            waits={**shares, "compute": max(0.0, 1 - sum(shares.values()))},
+            stages={name: waits[name] for name in ("read_s", "decode_s", "copy_s")},
+            skipped=self._skipped,
+            memory_bytes=memory_bytes(self._this.device),
+        )
+        if self._this.world.is_first and time.monotonic() - self._heartbeat_at > HEARTBEAT_S:
+            self._heartbeat_at = time.monotonic()
+            self._this.run.heartbeat(state="training", **facts)
+
+    def _end(self, reason: str, exit_code: int) -> None:
+        scores = {name: getattr(self._last, name) if self._last else None for name in ("top1", "top5")}
+        facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code, **scores}
+        facts["best_top1"] = self._state.best_top1
+        self._event("end", reason=reason, **facts)
+        if self._this.world.is_first:
+            self._this.run.heartbeat(state=reason, **facts)
+
+
+def memory_bytes(device: torch.device) -> int:
     """Most memory in use so far: on the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class _Reader:
+    """Reads the outcome of a step one step late, so that the device is never waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._pending: tuple[Step, Tensor, torch.cuda.Event | None] | None = None
+
+    def push(self, step: Step, outcome: Tensor) -> tuple[Step, Outcome] | None:
+        """Hand in this step's [6] outcome; get back the one before it."""
+        done = None
+        if self._on_gpu:
+            outcome = outcome.to("cpu", non_blocking=True)  # into pinned memory
+            done = torch.cuda.Event()
+            done.record()
+        before, self._pending = self.flush(), (step, outcome, done)
+        return before
+
+    def flush(self) -> tuple[Step, Outcome] | None:
+        """The outcome not read yet, if there is one."""
+        if self._pending is None:
+            return None
+        (step, outcome, done), self._pending = self._pending, None
+        if done is not None:
+            done.synchronize()
+        return step, Outcome(*outcome.tolist())
+
+
+class _Interval:
+    """What has come together since the last step event."""
+
+    def __init__(self) -> None:
+        self.began, self.paused_s = time.monotonic(), 0.0
+        self.samples, self._loss, self._counted = 0, 0.0, 0
+
+    def add(self, samples: int, loss: float | None) -> None:
+        self.samples += samples
+        if loss is not None:
+            self._loss, self._counted = self._loss + loss, self._counted + samples
+
+    @property
+    def mean_loss(self) -> float | None:
+        return self._loss / self._counted if self._counted else None
 
 
 def _cost(step: Step) -> float:

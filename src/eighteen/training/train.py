@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from torch import nn
 from eighteen.base.errors import Diverged, Stopped, UsageError
 from eighteen.base.events import OnEvent
 from eighteen.base.recipe import Recipe
+from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
 from eighteen.base.schedule import Step
 from eighteen.base.world import World
@@ -28,18 +27,6 @@ from eighteen.training.step import train_step
 from eighteen.training.stopping import StopSignals
 
 MAX_STREAK = 3  # steps in a row with a non-finite loss before the run ends
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run reached: top1 and top5 of its last evaluation are shares in [0, 1]; None without a validation split."""
-
-    run: Path
-    step: int
-    top1: float | None
-    top5: float | None
-    best_top1: float | None
-    seconds: float
 
 
 def train(recipe: Recipe, data: Dataset, run: RunDir, world: World, on_event: OnEvent | None = None, *, model: nn.Module | None = None) -> Result:

@@ -1,0 +1,7 @@
+"""``python -m eighteen`` is ``eighteen``."""
+
+import sys
+
+from eighteen.cli import main
+
+sys.exit(main())

@@ -1,0 +1,295 @@
+"""The program as Python functions, with the names and defaults of the command line. ``eighteen`` exports them.
+
+pack -> open -> train -> load -> predict: each takes a path, or what the one before it returned.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eighteen.base import recipe as recipes
+from eighteen.base import result, rundir, world
+from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, UsageError
+from eighteen.base.events import STOP, Event, Follower, OnEvent
+from eighteen.base.hardware import environment
+from eighteen.base.recipe import Recipe
+from eighteen.base.result import Result
+from eighteen.base.rundir import RunDir
+from eighteen.data import dataset as datasets
+from eighteen.data.dataset import Dataset
+from eighteen.data.pack import pack as pack_source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from eighteen.results.classifier import Classifier
+    from eighteen.training.evaluate import Evaluation
+
+open = datasets.open
+
+
+def pack(source: Any, dest: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Pack ``source`` into the dataset ``dest`` and open it; ``options`` are those of ``data.pack.pack``, where they are explained."""
+    pack_source(source, dest, **options)
+    return open(dest)
+
+
+def train(
+    data: Dataset | str | os.PathLike[str],
+    *,
+    recipe: str | Recipe = "auto",
+    model: str | nn.Module | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    changes: Sequence[str] = (),
+    init: str | os.PathLike[str] | None = None,
+    freeze_to: str | None = None,
+    gpus: int | None = None,
+    procs: int | None = None,
+    name: str | None = None,
+    runs_dir: str | os.PathLike[str] = "runs",
+    on_event: OnEvent | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> Result:
+    """Train a classifier and return what it reached; the run lies in ``runs_dir/NAME-UTC``.
+
+    data: a dataset, its path, or a source, which is then packed beside itself first
+    recipe: a bundled name, a TOML file, "auto", or a Recipe      model: a timm name, package.module:function, or a module: [N, C, H, W] -> [N, K] logits
+    epochs, batch, changes: see ``base.recipe.load``      init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
+    gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or the ranks that torchrun started
+    on_event: called with every event; may return ``eighteen.STOP``      say: called with each line for people, e.g. why a recipe was chosen
+
+    Raises UsageError, DataError or MachineError before anything is spent; Stopped or Diverged as training.train does.
+    """
+    here = world.from_environment()
+    ranks = _num_ranks(gpus, procs, here)
+    module = model if model is not None and not isinstance(model, str) else None
+    if module is not None and ranks > 1:
+        raise UsageError("train a module on several ranks", got=f"{ranks} ranks", need="a model that each can build", hint="model='package.module:function'")
+
+    def prepare() -> tuple[RunDir, Dataset]:
+        dataset = _dataset(data, say)
+        resolved = _resolve(recipe, dataset, model=model if isinstance(model, str) else None, epochs=epochs, batch=batch, changes=changes, init=init,
+                            freeze_to=freeze_to, say=say)  # fmt: skip
+        if module is not None:
+            resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"name": _path_of(module), "args": {}})})
+        run = rundir.create(Path(runs_dir), name or f"{dataset.path.stem}-{resolved.name}", recipe=resolved, command=_command(dataset), environment=environment())
+        say(f"run {run.path}")
+        return run, dataset
+
+    return _start(prepare, ranks=ranks, on_cpu=bool(procs), on_event=on_event, module=module)
+
+
+def resume(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    gpus: int | None = None,
+    procs: int | None = None,
+    model: nn.Module | None = None,
+    on_event: OnEvent | None = None,
+) -> Result:
+    """Go on with a run from its newest checkpoint, with the recipe it has; ``data`` only if the dataset has moved."""
+
+    def prepare() -> tuple[RunDir, Dataset]:
+        folder = rundir.open(os.fspath(run))
+        return folder, open(data or _dataset_of(folder))
+
+    return _start(prepare, ranks=_num_ranks(gpus, procs, world.from_environment()), on_cpu=bool(procs), on_event=on_event, module=model)
+
+
+def evaluate(run: str | os.PathLike[str], data: Dataset | str | os.PathLike[str], *, split: str | None = None, checkpoint: str | None = None) -> Evaluation:
+    """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``. On several ranks under torchrun."""
+    from eighteen.results import tables
+    from eighteen.training import checkpoint as checkpoints
+    from eighteen.training import dist, models
+    from eighteen.training.evaluate import evaluate as count
+    from eighteen.training.precision import autocast_dtype
+
+    folder, dataset, here = rundir.open(run), data if isinstance(data, Dataset) else open(data), world.from_environment()
+    saved = checkpoints.open(folder.checkpoints / checkpoint) if checkpoint else checkpoints.best(folder)
+    chosen = _split(dataset, split)
+    _check_classes(saved.card.classes, dataset, folder)
+    recipe, device = recipes.load(str(folder.recipe)), dist.device_of(here)
+    with dist.connected(here, device):
+        model = models.restore(saved.card, saved.weights()).to(device)
+        dtype = autocast_dtype(recipe.train.precision, device)
+        found = count(model, dataset.splits[chosen], saved.card, recipe.eval, here, device=device, dtype=dtype)
+    if here.is_first:
+        tables.write(found, folder.eval / f"{dataset.path.stem}-{chosen}")
+    return found
+
+
+def load(run: str | os.PathLike[str], *, checkpoint: str | None = None, model: nn.Module | None = None, device: str | None = None) -> Classifier:
+    """The classifier that a run trained: its best weights, with the preprocessing they were trained with.
+
+    model: the module itself, where the recipe does not say how to build it
+    """
+    import torch
+
+    from eighteen.results.classifier import Classifier
+    from eighteen.training import checkpoint as checkpoints
+    from eighteen.training import models
+
+    folder = rundir.open(run)
+    saved = checkpoints.open(folder.checkpoints / checkpoint) if checkpoint else checkpoints.best(folder)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Classifier(models.restore(saved.card, saved.weights(), model=model), saved.card, device=place)
+
+
+def _start(prepare: Callable[[], tuple[RunDir, Dataset]], *, ranks: int, on_cpu: bool, on_event: OnEvent | None, module: nn.Module | None) -> Result:
+    """Train what ``prepare`` makes ready: in this process, as one of the ranks that torchrun started, or on ranks of our own."""
+    here = world.from_environment()
+    if ranks > 1:
+        run, dataset = prepare()
+        return _on_own_ranks(run, dataset, ranks, on_cpu, on_event)
+    from eighteen.training import dist
+    from eighteen.training.train import train as train_here
+
+    device = dist.device_of(here)
+    with dist.connected(here, device), ExitStack() as stack:
+        run, dataset = _agreed(prepare, here, device)
+        sink = _sinks(run, on_event, stack) if here.is_first else None
+        return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
+
+
+def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, device: Any) -> tuple[RunDir, Dataset]:
+    """What the first rank made ready, on every rank; its error, if it has one, ends them all."""
+    if here.size == 1:
+        return prepare()
+    from eighteen.training import dist
+
+    made: tuple[RunDir, Dataset] | EighteenError | None = None
+    if here.is_first:
+        try:
+            made = prepare()
+        except EighteenError as error:
+            made = error
+    paths = dist.share([str(made[0].path), str(made[1].path)] if isinstance(made, tuple) else None, here, device)
+    if paths is None:
+        got, need = "an error", "a run that it could make ready"
+        raise made if isinstance(made, EighteenError) else PeerLost("wait for the first rank", got=got, need=need, hint="see what rank 0 printed")
+    return made if isinstance(made, tuple) else (rundir.open(paths[0]), open(paths[1]))
+
+
+def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, on_event: OnEvent | None) -> Result:
+    from eighteen.training import ranks
+
+    follower = Follower(run.events)
+    with ExitStack() as stack:
+        sink = _sinks(run, on_event, stack)
+
+        def tell() -> bool:
+            return STOP in [sink(event) for event in follower.new()]
+
+        ranks.start(run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell)
+    return result.of(run)
+
+
+def _sinks(run: RunDir, on_event: OnEvent | None, stack: ExitStack) -> OnEvent:
+    """What follows every run's events: its log, its TensorBoard files, and whoever asked."""
+    from eighteen.results.log import Log
+    from eighteen.results.tensorboard import TensorBoard
+
+    sinks: list[OnEvent] = [stack.enter_context(Log(run.log)), stack.enter_context(TensorBoard(run.tensorboard))]
+
+    def tell(event: Event) -> object:
+        for sink in sinks:
+            sink(event)
+        return on_event(event) if on_event else None
+
+    return tell
+
+
+def _dataset(data: Dataset | str | os.PathLike[str], say: Callable[[str], object]) -> Dataset:
+    """The dataset itself, opened, or a source packed beside itself."""
+    if isinstance(data, Dataset):
+        return data
+    path = Path(data)
+    if path.suffix == ".e18" or (path / datasets.FACTS).exists():
+        return open(path)
+    packed = beside(path)
+    say(f"packing {path} into {packed}")
+    pack_source(path, packed)
+    return open(packed)
+
+
+def beside(source: Path) -> Path:
+    """Where a source is packed if nobody says: NAME.e18 beside it."""
+    source = source.resolve()
+    return source.with_name(f"{source.stem if source.is_file() else source.name}.e18")
+
+
+def eval_folder(run: str | os.PathLike[str], data: Dataset, split: str) -> Path:
+    """Where ``evaluate`` writes its tables."""
+    return rundir.open(run).eval / f"{data.path.stem}-{split}"
+
+
+def _resolve(recipe: str | Recipe, dataset: Dataset, *, say: Callable[[str], object], **changes: Any) -> Recipe:
+    """The recipe as it will be run on this dataset, nothing left open."""
+    from eighteen.training import auto
+
+    facts = auto.facts(dataset, has_init=bool(changes["init"]))
+    chosen = None
+    if recipe == "auto":
+        chosen, why = auto.choose(facts)
+        say(f"recipe {chosen}: {why}")
+    resolved = recipe if isinstance(recipe, Recipe) else recipes.load(chosen or str(recipe), **changes, side=facts.side if facts.is_raw else None)
+    if chosen and changes["epochs"] is None and (epochs := auto.enough_epochs(resolved, facts.num_samples)):
+        say(f"{epochs:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
+        resolved = recipes.stretched(resolved, epochs)
+    return resolved
+
+
+def _num_ranks(gpus: int | None, procs: int | None, here: world.World) -> int:
+    """How many ranks to start; 1 is this process."""
+    asked = gpus if gpus is not None else procs
+    if asked is None:
+        return 1
+    flag = "--gpus" if gpus is not None else "--procs"
+    if gpus is not None and procs is not None:
+        raise UsageError("start ranks", got="both --gpus and --procs", need="one of them", hint="--gpus for GPUs, --procs for CPU processes")
+    if here.size > 1:
+        raise UsageError(f"{flag} {asked}", got="ranks that somebody else has started", need="one of the two", hint=f"leave out {flag} under torchrun")
+    if asked < 1:
+        raise UsageError(flag, got=str(asked), need="at least 1", hint=f"{flag} 2")
+    if gpus is not None:
+        import torch
+
+        if gpus > torch.cuda.device_count():
+            hint = f"--gpus {torch.cuda.device_count()}" if torch.cuda.device_count() else f"--procs {gpus}, for CPU processes"
+            raise MachineError(f"--gpus {gpus}", got=f"{torch.cuda.device_count()} GPUs", need="as many GPUs as ranks", hint=hint)
+    return asked
+
+
+def _split(dataset: Dataset, name: str | None) -> str:
+    chosen = name or ("val" if "val" in dataset.splits else "test" if "test" in dataset.splits else "train")
+    if chosen not in dataset.splits:
+        raise UsageError(f"evaluate the split {chosen}", got=f"a dataset with {', '.join(dataset.splits)}", need="one of those", hint="--split val")
+    return chosen
+
+
+def _check_classes(classes: tuple[str, ...], dataset: Dataset, run: RunDir) -> None:
+    if classes != dataset.classes:
+        differing = next((pair for pair in zip(classes, dataset.classes, strict=False) if pair[0] != pair[1]), (len(classes), len(dataset.classes)))
+        got = f"other classes in {dataset.path} ({differing[1]!r} where the run has {differing[0]!r})"
+        raise DataError(f"evaluate {run.path}", got=got, need="the classes it was trained on, in the same order", hint="eighteen predict, for pictures of any kind")
+
+
+def _path_of(module: nn.Module) -> str:
+    return f"{type(module).__module__}:{type(module).__qualname__}"
+
+
+def _command(dataset: Dataset) -> str:
+    """The command line, and the dataset's path on a line of its own, which ``resume`` reads."""
+    return f"{shlex.join(sys.argv)}\n{dataset.path.resolve()}"
+
+
+def _dataset_of(run: RunDir) -> str:
+    return (run.path / "command.txt").read_text("utf-8").splitlines()[-1]

@@ -1,0 +1,304 @@
+"""The command line: parse, call one function, print. What a command does stands in ``api``; here stands only how it is asked for and shown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from eighteen import __version__
+from eighteen.base.errors import EighteenError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 128 + signal.SIGINT
+
+Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)]
+
+app = App(
+    name="eighteen",
+    help="Train image classifiers as fast and as cheaply as the hardware allows.",
+    version=lambda: _version(),
+    help_format="plaintext",
+)
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Run one command; returns its exit code. An error is shown in its four parts, a bug with its traceback."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _show(UsageError("read the command line", got=str(error).rstrip("."), need="a command as --help shows it", hint="eighteen --help"))
+    except EighteenError as error:
+        return _show(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone, e.g. head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+@app.command
+def pack(
+    source: Path,
+    dest: Path | None = None,
+    *,
+    val: float = 0.1,
+    test: float = 0.0,
+    seed: int = 0,
+    group: str | None = None,
+    max_side: int | None = None,
+    quality: int = 90,
+    renditions: str = "",
+    procs: int | None = None,
+    force: bool = False,
+) -> None:
+    """Turn pictures into a checked, packed dataset.
+
+    Parameters
+    ----------
+    source: A folder with one sub-folder a class (in train/ and val/, or not), a CSV or Parquet manifest, IDX files, .npz or .npy.
+    dest: The dataset; beside the source as NAME.e18 if left out.
+    val: Share of the samples that become the validation split, where the source has none.
+    test: Share that becomes the test split, where the source has none.
+    seed: Of the split and the order.
+    group: A regular expression on the path whose first group names what must stay together, or a column of the manifest.
+    max_side: Longest side in pixels; larger pictures are made smaller.
+    quality: JPEG quality of what is re-encoded.
+    renditions: Short sides of smaller copies, e.g. 352,160.
+    procs: Processes; one for each processor if left out.
+    force: Overwrite another dataset.
+    """
+    from eighteen.api import beside
+    from eighteen.data.pack import pack as pack_source
+    from eighteen.results import packing
+
+    dest = dest or beside(source)
+    with packing.progress(_console(stderr=True), f"packing {source}") as on_progress:
+        report = pack_source(
+            source,
+            dest,
+            val_share=val,
+            test_share=test,
+            seed=seed,
+            group=group,
+            max_side=max_side,
+            quality=quality,
+            renditions=_numbers("--renditions", renditions),
+            procs=procs,
+            force=force,
+            on_progress=on_progress,
+        )
+    packing.show(_console(), report.rows(), report.lines())
+    print(f"wrote {dest}")
+
+
+@app.command
+def check(dataset: Path) -> None:
+    """Verify every byte of a dataset.
+
+    Parameters
+    ----------
+    dataset: A packed dataset, NAME.e18.
+    """
+    from eighteen.data.check import check as verify
+    from eighteen.results import packing
+
+    with packing.progress(_console(stderr=True), f"checking {dataset}") as on_progress:
+        report = verify(dataset, on_progress=on_progress)
+    packing.show(_console(), report.rows(), report.lines())
+    report.raise_if_damaged()
+
+
+@app.command
+def preview(dataset: Path, *, recipe: str = "auto", set_: Changes = (), out: Path = Path("preview.png"), count: int = 32, seed: int = 0) -> None:
+    """Draw a contact sheet of augmented training pictures with their labels.
+
+    Parameters
+    ----------
+    dataset: A packed dataset.
+    recipe: Whose augmentation is shown.
+    set_: Change the recipe: a.b=value.
+    out: The PNG to write.
+    count: How many pictures.
+    seed: Of the random choices.
+    """
+    from eighteen import api
+
+    api.preview(dataset, recipe=recipe, changes=set_, count=count, seed=seed).save(out)
+    print(f"wrote {out}")
+
+
+@app.command
+def train(
+    data: Path | None = None,
+    *,
+    recipe: str = "auto",
+    model: str | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    set_: Changes = (),
+    init: str | None = None,
+    freeze_to: str | None = None,
+    gpus: int | None = None,
+    procs: int | None = None,
+    name: str | None = None,
+    runs_dir: Path = Path("runs"),
+    resume: Path | None = None,
+) -> None:
+    """Train a classifier, evaluate it, and keep everything in a run folder.
+
+    Parameters
+    ----------
+    data: A packed dataset, or a source, which is packed beside itself first.
+    recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machine.
+    model: A timm name, or package.module:function.
+    epochs: Stretch the recipe to this many.
+    batch: The global batch of the first phase; the others and the learning rate follow.
+    set_: Change the recipe: a.b=value. May be repeated.
+    init: Start from the weights of a run, or of a safetensors file.
+    freeze_to: This stage and all before it keep their weights.
+    gpus: Ranks to start, one a GPU.
+    procs: Ranks to start as CPU processes.
+    name: Of the run; NAME-UTC is its folder.
+    runs_dir: Where runs lie.
+    resume: Go on with this run.
+    """
+    from eighteen import api
+    from eighteen.results.terminal import Display
+
+    if (data is None) == (resume is None):
+        raise UsageError("train", got="nothing to train on" if data is None else "both data and a run to resume", need="one of them", hint="eighteen train photos.e18")
+    say = _console(stderr=True).print
+    with Display() as display:
+        if resume is not None:
+            result = api.resume(resume, gpus=gpus, procs=procs, on_event=display)
+        else:
+            result = api.train(
+                data,
+                recipe=recipe,
+                model=model,
+                epochs=epochs,
+                batch=batch,
+                changes=set_,
+                init=init,
+                freeze_to=freeze_to,
+                gpus=gpus,
+                procs=procs,
+                name=name,
+                runs_dir=runs_dir,
+                on_event=display,
+                say=lambda line: say(line, markup=False, highlight=False, soft_wrap=True),
+            )
+    print(result.run)
+
+
+@app.command(name="eval")
+def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | None = None) -> None:
+    """Evaluate a run: top-1, top-5, loss, every class, the confusion matrix, calibration.
+
+    Parameters
+    ----------
+    run: A run folder.
+    data: A packed dataset with the same classes.
+    split: val, test or train; val if there is one.
+    checkpoint: Of the run, e.g. step-000123; its best if left out.
+    """
+    from eighteen import api
+    from eighteen.base.world import from_environment
+    from eighteen.results import tables
+
+    found = api.evaluate(run, data, split=split, checkpoint=checkpoint)
+    if from_environment().is_first:
+        _console().print(tables.show(found))
+        print(f"\nwrote {api.eval_folder(run, data, found.split)}")
+
+
+@app.command
+def predict(run: Path, *pictures: str, top: int = 5, out: Path | None = None, format: str | None = None, batch: int = 64, checkpoint: str | None = None) -> None:
+    """Say what pictures show.
+
+    Parameters
+    ----------
+    run: A run folder.
+    pictures: Files, folders, globs, or - for paths from standard input.
+    top: How many classes to name.
+    out: A .csv, .jsonl, .parquet or .txt file; standard output if left out.
+    format: text, csv, jsonl or parquet, where no file name says it.
+    batch: Pictures at a time.
+    checkpoint: Of the run; its best if left out.
+    """
+    from eighteen import api
+    from eighteen.base.errors import DataError
+    from eighteen.results import predictions
+    from eighteen.results.inputs import expand
+
+    predictions.format_of(out, format)  # before anything is loaded
+    paths = expand(pictures, sys.stdin)
+    classifier = api.load(run, checkpoint=checkpoint)
+    top = min(top, len(classifier.classes))
+    unread = predictions.write(classifier.stream(paths, top=top, batch=batch), out, top=top, format=format)
+    if unread:
+        raise DataError("predict every picture", got=f"{unread} that cannot be read", need="pictures that can be decoded", hint="look at the errors in the output")
+
+
+@app.command
+def recipes(name: str | None = None) -> None:
+    """List the recipes, or print one as TOML.
+
+    Parameters
+    ----------
+    name: A recipe, or a TOML file.
+    """
+    from eighteen.base import recipe
+
+    if name is not None:
+        print(recipe.text(name), end="")
+        return
+    for known in recipe.bundled():
+        print(f"{known:12} {recipe.load(known, side=32).about}")
+
+
+@app.command
+def demo(folder: Path = Path("demo"), *, samples: int = 3000) -> None:
+    """Make pictures, then pack, train, evaluate and predict with the commands a person would type.
+
+    Parameters
+    ----------
+    folder: Where everything goes.
+    samples: How many pictures to make.
+    """
+    from eighteen.demo.tour import run_demo
+
+    raise SystemExit(run_demo(folder, num_samples=samples))
+
+
+def _show(error: EighteenError) -> int:
+    print(error, file=sys.stderr)
+    return error.exit_code
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise UsageError(flag, got=repr(text), need="numbers with commas between", hint=f"{flag} 352,160") from None
+
+
+def _version() -> str:
+    from eighteen.data.reference import DECODER
+
+    return f"eighteen {__version__}, decoder: {DECODER}"

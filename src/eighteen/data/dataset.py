@@ -1,0 +1,294 @@
+"""A packed dataset, opened: a folder ``NAME.e18`` goes in; splits, renditions and the bytes of each sample come out.
+
+``dataset.json`` is written last, so a folder without it is not a dataset. What it says is checked against the files when they are opened (there,
+of this length, an index of this digest); each sample's bytes are checked when they are read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eighteen.base.errors import DataError, MachineError
+from eighteen.data.index import INDEX_DTYPE, open_index
+from eighteen.data.shards import Stored, crc32c, sha256_of
+
+FACTS = "dataset.json"
+WORK = ".pack"  # what a pack that is under way remembers
+FORMAT = "eighteen"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Rendition:
+    """All samples of a split at one size, as JPEGs in tar shards or as one raw array."""
+
+    kind: str  # "jpeg" or "raw"
+    index: NDArray[np.void]  # [N] of INDEX_DTYPE, mapped
+    root: Path  # of the dataset
+    shards: tuple[str, ...]  # files, relative to the root; index["shard"] counts them
+    pixels: NDArray[np.uint8] | None  # [N, H, W, C] where the kind is raw, mapped
+    source: Origins = field(repr=False)  # where each sample came from, for messages
+    _files: dict[int, int] = field(init=False, repr=False, default_factory=dict)
+    _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, _close_all, self._files)
+
+    def read(self, sample: int) -> bytes:
+        """The bytes of a sample, verified: a JPEG, or the raw pixels. Safe from many threads.
+
+        raises DataError, naming shard, sample and source, if they are not what was packed
+        """
+        row = self.index[sample]
+        shard, length = int(row["shard"]), int(row["length"])
+        try:
+            content = os.pread(self._file(shard), length, int(row["offset"]))
+        except OSError as error:
+            raise self._broken(sample, error.strerror or str(error)) from error
+        if len(content) != length:
+            raise self._broken(sample, f"{len(content)} of {length} bytes: the shard ends too early")
+        if crc32c(content) != row["crc32c"]:
+            raise self._broken(sample, "bytes that do not match their checksum")
+        return content
+
+    def read_raw(self, sample: int) -> NDArray[np.uint8]:
+        """The pixels of a sample of a raw rendition, verified: [H, W, C] uint8. Raises DataError as ``read`` does."""
+        assert self.pixels is not None, "only raw renditions have pixels"
+        return np.frombuffer(self.read(sample), np.uint8).reshape(self.pixels.shape[1:])
+
+    def _file(self, shard: int) -> int:
+        if (known := self._files.get(shard)) is not None:
+            return known
+        with self._lock:
+            if shard not in self._files:
+                self._files[shard] = _open_file(self.root / self.shards[shard])
+            return self._files[shard]
+
+    def _broken(self, sample: int, got: str) -> DataError:
+        shard = self.shards[self.index[sample]["shard"]]
+        return DataError(
+            f"read sample {sample} of {shard} in {self.root} (from {self.source(sample)!r})",
+            got=got,
+            need="the bytes that were packed",
+            hint=f"eighteen check {self.root}, then restore the shard or pack again with --force",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Origins:
+    """``origins(sample)`` says where a picture came from: a JSON string a line, read when first asked for."""
+
+    path: Path
+
+    def __call__(self, sample: int) -> str:
+        return self.all[sample]
+
+    @cached_property
+    def all(self) -> Sequence[str]:
+        with self.path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    name: str
+    num_samples: int
+    labels: NDArray[np.int64]  # [N]
+    renditions: Mapping[str, Rendition]  # "full", and the short sides ("352", "160" ...), in the same order of samples
+    source: Origins = field(repr=False)  # source(sample) -> where the picture came from
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    path: Path
+    classes: tuple[str, ...]  # labels count them
+    channels: int  # 1 if every picture is gray, else 3
+    splits: Mapping[str, Split]
+    mean: tuple[float, ...]  # of train pixels in [0, 1], one a channel
+    std: tuple[float, ...]
+    made: Mapping[str, Any]  # how: source, options, counts, version
+    digest: str  # of classes and files: the same for the same samples in the same order
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def open(path: str | os.PathLike[str]) -> Dataset:
+    """Open a packed dataset.
+
+    raises DataError if it is no dataset, is unfinished, was made by a newer eighteen, or lacks a file, or if a file is not as long as it
+    should be or an index is not the one that was written
+    """
+    root = Path(path)
+    facts = read_facts(root)
+    try:
+        for stored in stored_files(facts):
+            _check_length(root, stored)
+        splits = {
+            name: _open_split(root, name, split, len(facts["classes"])) for name, split in facts["splits"].items()
+        }
+        return Dataset(
+            path=root,
+            classes=tuple(facts["classes"]),
+            channels=facts["channels"],
+            splits=splits,
+            mean=tuple(facts["mean"]),
+            std=tuple(facts["std"]),
+            made=facts["made"],
+            digest=_digest(facts),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _broken_facts(root, f"{type(error).__name__} {error} in what it says") from error
+
+
+def read_facts(root: Path) -> dict[str, Any]:
+    """What dataset.json says. Raises DataError if it is not there, cannot be read, or is newer than this program."""
+    try:
+        facts = json.loads((root / FACTS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise _not_a_dataset(root) from None
+    except (OSError, ValueError) as error:
+        raise _broken_facts(root, str(error)) from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("version"), int):
+        raise _broken_facts(root, "something that eighteen did not write")
+    if facts["version"] > VERSION:
+        raise DataError(
+            f"open {root}",
+            got=f"format version {facts['version']}: made by a newer eighteen ({facts.get('made', {}).get('eighteen', '?')})",
+            need=f"format version {VERSION} or older",
+            hint="pip install --upgrade eighteen",
+        )
+    return facts
+
+
+def stored_files(facts: Mapping[str, Any]) -> list[Stored]:
+    """Every file that dataset.json names, itself apart."""
+    named = [facts["bad"], facts["duplicates"]]
+    for split in facts["splits"].values():
+        named.append(split["sources"])
+        for rendition in split["renditions"].values():
+            named += [rendition["index"], *rendition["shards"]]
+    return [stored_from(one) for one in named]
+
+
+def stored_from(one: Mapping[str, Any]) -> Stored:
+    return Stored(one["file"], one["bytes"], one["sha256"])
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    content = {key: facts[key] for key in ("version", "classes", "channels", "splits")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_length(root: Path, stored: Stored) -> None:
+    try:
+        num_bytes = (root / stored.name).stat().st_size
+    except OSError as error:
+        raise _wrong_file(root, stored.name, error.strerror or str(error)) from error
+    if num_bytes != stored.num_bytes:
+        raise _wrong_file(root, stored.name, f"{num_bytes:,} of {stored.num_bytes:,} bytes")
+
+
+def _open_split(root: Path, name: str, facts: Mapping[str, Any], num_classes: int) -> Split:
+    origins = Origins(root / facts["sources"]["file"])
+    renditions = {
+        key: _open_rendition(root, one, origins, num_samples=facts["samples"], num_classes=num_classes)
+        for key, one in facts["renditions"].items()
+    }
+    labels = np.ascontiguousarray(renditions["full"].index["label"])
+    return Split(name, facts["samples"], labels, renditions, origins)
+
+
+def _open_rendition(
+    root: Path, facts: Mapping[str, Any], origins: Origins, *, num_samples: int, num_classes: int
+) -> Rendition:
+    name, shards = facts["index"]["file"], [stored_from(one) for one in facts["shards"]]
+    index = open_index(root / name)
+    if len(index) != num_samples:
+        raise _wrong_file(root, name, f"an index of {len(index):,} samples, not {num_samples:,}")
+    if sha256_of(root / name) != facts["index"]["sha256"]:  # 40 bytes a sample: 0.1 s for a million
+        raise _wrong_file(root, name, "an index that does not match the one that was written")
+    if problem := index_problem(index, shards, num_classes):
+        raise _wrong_file(root, name, problem)
+    pixels = np.load(root / shards[0].name, mmap_mode="r", allow_pickle=False) if facts["kind"] == "raw" else None
+    return Rendition(facts["kind"], index, root, tuple(stored.name for stored in shards), pixels, origins)
+
+
+def index_problem(index: NDArray[np.void], shards: Sequence[Stored], num_classes: int) -> str | None:
+    """What in an index points outside the shards or classes; None if all is well."""
+    assert index.dtype == INDEX_DTYPE
+    if not len(index):
+        return None
+    if index["shard"].max() >= len(shards):
+        return f"shard {index['shard'].max()} of {len(shards)}"
+    lengths = np.array([stored.num_bytes for stored in shards], np.uint64)
+    if (index["offset"] + index["length"] > lengths[index["shard"]]).any():
+        return "samples beyond the end of their shard"
+    if index["label"].min() < 0 or index["label"].max() >= num_classes:
+        return f"labels from {index['label'].min()} to {index['label'].max()} for {num_classes} classes"
+    return None
+
+
+def _open_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise MachineError(
+            f"open {path}",
+            got="too many open files",
+            need="one for each shard that is read",
+            hint="ulimit -n 65536, then the same command again",
+        ) from error
+
+
+def _close_all(files: dict[int, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
+
+
+def _not_a_dataset(root: Path) -> DataError:
+    if (root / WORK).is_dir():
+        got, hint = (
+            "no dataset.json in it: the pack never finished",
+            f"eighteen pack SOURCE {root}, which goes on where it stopped",
+        )
+    elif root.is_dir():
+        got, hint = "no dataset.json in it", f"eighteen pack {root} {root.name}.e18, if it is a folder of pictures"
+    else:
+        got = "a file" if root.exists() else "nothing there"
+        hint = f"eighteen pack SOURCE {root if root.suffix == '.e18' else root.with_suffix('.e18')}"
+    return DataError(f"open {root}", got=got, need="a finished dataset", hint=hint)
+
+
+def _broken_facts(root: Path, got: str) -> DataError:
+    return DataError(
+        f"read {root / FACTS}",
+        got=got,
+        need="the description that eighteen wrote",
+        hint="restore the file, or pack again with --force",
+    )
+
+
+def _wrong_file(root: Path, name: str, got: str) -> DataError:
+    return DataError(
+        f"open {root / name}",
+        got=got,
+        need="the file that was packed",
+        hint=f"eighteen check {root} for all that is wrong, then restore the file or pack again with --force",
+    )

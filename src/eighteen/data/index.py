@@ -1,0 +1,58 @@
+"""The index of a rendition: where each sample's bytes lie, and what they should be.
+
+A numpy structured array with one row a sample, saved with ``np.save`` and opened with mmap, so that a million samples cost
+no memory until they are read.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eighteen.base.errors import DataError
+from eighteen.base.files import write_atomic
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("shard", "<u4"),  # which of the rendition's files
+        ("offset", "<u8"),  # of the sample's first byte in that file
+        ("length", "<u8"),  # bytes
+        ("label", "<i8"),
+        ("width", "<u4"),  # pixels, of the stored picture
+        ("height", "<u4"),
+        ("crc32c", "<u4"),  # of the sample's bytes
+    ]
+)
+
+
+def save_index(path: Path, index: NDArray[np.void]) -> bytes:
+    """Write ``index`` ([N] of INDEX_DTYPE) whole or not at all, and return the bytes of the file."""
+    assert index.dtype == INDEX_DTYPE
+    buffer = io.BytesIO()
+    np.save(buffer, index, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def open_index(path: Path) -> NDArray[np.void]:
+    """The index at ``path``, [N] of INDEX_DTYPE, mapped into memory and read-only; DataError if the file holds anything else."""
+    try:
+        # An empty file cannot be mapped, and an index without samples is a header only.
+        index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _not_an_index(path, str(error)) from error
+    if index.dtype != INDEX_DTYPE or index.ndim != 1:
+        raise _not_an_index(path, f"an array of {index.dtype}, {index.ndim}-dimensional")
+    return index
+
+
+def _not_an_index(path: Path, got: str) -> DataError:
+    return DataError(
+        f"open the index {path}",
+        got=got,
+        need="an index that eighteen wrote",
+        hint="restore the file, or pack again with --force",
+    )

@@ -1,0 +1,291 @@
+"""Batches on the device, in the order of the run: decoded ahead by threads, copied ahead to the device.
+
+In: a split, a schedule, an order, and which rank of which world this is. Out: ``(Step, Batch)`` for each step of
+training, or the batches of an evaluation. Which samples a batch has, and which part of each, is a pure function of seed
+and position; threads and ranks only share the work.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eighteen.base.errors import RecipeError, did_you_mean
+from eighteen.base.hardware import num_cpus
+from eighteen.base.order import Order
+from eighteen.base.recipe import Augment, Eval
+from eighteen.base.schedule import Schedule, Step
+from eighteen.base.world import World
+from eighteen.data.crops import eval_boxes, train_boxes, train_flips
+from eighteen.data.dataset import Rendition, Split
+from eighteen.data.prefetch import Ahead, Sent, Transfer
+from eighteen.data.reference import decode_into
+
+MAX_RATIO = 2.0  # of rectangular evaluation: beyond it a batch would need memory that square ones do not
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """This rank's part of a batch; N may be 0 where there are more ranks than pairs of samples.
+
+    images: [N, C, H, W] uint8, channels_last, on the device      labels: [N] int64, on the device
+    ids, visits: [N] int64, on the host: which samples, and how often each had been seen before
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    visits: Tensor
+
+
+class TrainLoader:
+    """Iterates over (Step, Batch) from step ``start`` to the end of the schedule. Use it as a context manager: leaving
+    it ends its threads.
+
+    A failure in any thread is raised by ``next`` as it was: for a damaged sample a DataError that names shard and
+    sample.
+
+    augment: flip, min_ratio and max_ratio are done here, all else on the device by ``augment``      channels: 1 or 3
+    rendition: a name, or "auto": the smallest that suffices, see ``choose_rendition``
+    num_threads: that decode; by default this rank's share of the processors      prefetch: batches decoded ahead
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        schedule: Schedule,
+        order: Order,
+        world: World,
+        *,
+        augment: Augment,
+        device: torch.device,
+        channels: int,
+        rendition: str = "auto",
+        num_threads: int | None = None,
+        prefetch: int = 3,
+        start: int = 0,
+    ) -> None:
+        self._split, self._schedule, self._order, self._world = split, schedule, order, world
+        self._augment, self._rendition, self._start = augment, rendition, start
+        self._maker = _Maker(split, device, channels, num_threads or _share_of_cpus(world))
+        self._prefetch = prefetch
+        self._ahead: Ahead[tuple[Step, _Sent]] | None = None
+        self._reported_wait_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._ahead = Ahead(self._made(), depth=self._prefetch)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[tuple[Step, Batch]]:
+        return self
+
+    def __next__(self) -> tuple[Step, Batch]:
+        assert self._ahead is not None, "use it as a context manager: with TrainLoader(...) as loader"
+        step, sent = next(self._ahead)
+        return step, sent.receive()
+
+    def waits(self) -> dict[str, float]:
+        """Seconds since the last call: read_s and decode_s (summed over threads), copy_s, and wait_s, which the
+        consumer waited for batches.
+        """
+        waited_s = self._ahead.waited_s if self._ahead else 0.0
+        since, self._reported_wait_s = waited_s - self._reported_wait_s, waited_s
+        return {**self._maker.stages.take(), "wait_s": since}
+
+    def close(self) -> None:
+        """End all threads: at most the few pictures that are being decoded are waited for."""
+        self._maker.close()
+        if self._ahead:
+            self._ahead.close()
+
+    def _made(self) -> Iterator[tuple[Step, _Sent]]:
+        phase, rendition = -1, None
+        for number in range(self._start, self._schedule.num_steps):
+            step = self._schedule.at(number)
+            if rendition is None or step.phase != phase:
+                phase, rendition = step.phase, self._rendition_for(step)
+            yield step, self._maker.make(self._cut(step, rendition))
+
+    def _rendition_for(self, step: Step) -> Rendition:
+        share = 1.0 if step.min_scale == 1.0 else (1 + step.min_scale) / 2
+        return choose_rendition(self._split, self._rendition, size=step.size, share=share, square=step.min_scale == 1.0)
+
+    def _cut(self, step: Step, rendition: Rendition) -> _Cut:
+        """What this rank has to decode for a step."""
+        mine = self._world.slice(step.batch)
+        samples, visits = self._order.at(step.first + mine.start, mine.stop - mine.start)
+        augment, seed = self._augment, self._order.seed
+        boxes = train_boxes(
+            rendition.index["width"][samples],
+            rendition.index["height"][samples],
+            seed=seed,
+            visits=visits,
+            samples=samples,
+            min_scale=step.min_scale,
+            min_ratio=augment.min_ratio,
+            max_ratio=augment.max_ratio,
+        )
+        flips = train_flips(seed=seed, visits=visits, samples=samples) & augment.flip
+        return _Cut(rendition, samples, visits, boxes, flips, step.size, step.size)
+
+
+def eval_batches(
+    split: Split,
+    settings: Eval,
+    world: World,
+    *,
+    device: torch.device,
+    channels: int,
+    num_threads: int | None = None,
+    rendition: str = "auto",
+) -> Iterator[Batch]:
+    """This rank's batches of a split: central crops, every sample exactly once over all ranks.
+
+    Batches are the same at any world size, and rank r takes batches r, r + size ...; so a rank may have none. With
+    ``settings.rect`` each batch holds
+    pictures of like aspect ratio, in which they are cropped: short side ``size``, both sides rounded to multiples of
+    32, at most twice as long as short.
+    """
+    stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
+    maker = _Maker(split, device, channels, num_threads or _share_of_cpus(world))
+    cuts = _eval_cuts(stored, settings)[world.rank :: world.size]
+    ahead = Ahead((maker.make(cut) for cut in cuts), depth=2)
+    try:
+        for sent in ahead:
+            yield sent.receive()
+    finally:
+        maker.close()
+        ahead.close()
+
+
+def choose_rendition(split: Split, name: str, *, size: int, share: float, square: bool) -> Rendition:
+    """The rendition of that name, or for "auto" the smallest whose crops need not be enlarged to ``size``, on average
+    over the split.
+
+    share: mean share of a picture's area that a crop has, or of its central square if ``square``. Where even the crops
+    of "full" are smaller than ``size``, only a rendition whose crops are no smaller than those will do. raises
+    RecipeError if there is no rendition of that name
+    """
+    if name != "auto":
+        if name not in split.renditions:
+            valid = ["auto", *split.renditions]
+            hint = did_you_mean(name, valid)
+            raise RecipeError("data.rendition", got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
+        return split.renditions[name]
+    sides = {key: _mean_crop_side(one, share, square) for key, one in split.renditions.items()}
+    enough = min(float(size), sides["full"])
+    return split.renditions[min((key for key in sides if sides[key] >= enough), key=sides.__getitem__)]
+
+
+def _mean_crop_side(rendition: Rendition, share: float, square: bool) -> float:
+    widths, heights = (rendition.index[side].astype(np.float64) for side in ("width", "height"))
+    areas = np.minimum(widths, heights) ** 2 if square else widths * heights
+    return float(np.sqrt(areas * share).mean()) if len(areas) else 0.0
+
+
+class _Cut(NamedTuple):
+    """What a batch is made of: N samples of a rendition, their boxes and flips, and the size they are brought to."""
+
+    rendition: Rendition
+    samples: NDArray[np.int64]
+    visits: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    flips: NDArray[np.bool_]
+    width: int
+    height: int
+
+
+def _eval_cuts(rendition: Rendition, settings: Eval) -> list[_Cut]:
+    widths, heights = np.asarray(rendition.index["width"]), np.asarray(rendition.index["height"])
+    ratios = widths / heights if settings.rect else np.ones(len(widths))
+    by_ratio = np.argsort(ratios, kind="stable")
+    cuts = []
+    for first in range(0, len(by_ratio), settings.batch):
+        samples = by_ratio[first : first + settings.batch]
+        width = height = settings.size
+        if settings.rect:
+            width, height = _rectangle(settings.size, float(ratios[samples].mean()))
+        boxes = eval_boxes(widths[samples], heights[samples], crop=settings.crop, ratio=width / height)
+        nothing = np.zeros(len(samples), np.int64)
+        cuts.append(_Cut(rendition, samples, nothing, boxes, nothing.astype(bool), width, height))
+    return cuts
+
+
+def _rectangle(size: int, ratio: float) -> tuple[int, int]:
+    """Width and height whose shorter side is ``size``, in multiples of 32."""
+    longer = size * min(max(ratio, 1 / ratio), MAX_RATIO)
+    short, long = (max(1, round(side / 32)) * 32 for side in (size, longer))
+    return (long, short) if ratio > 1 else (short, long)
+
+
+class _Sent(NamedTuple):
+    """A batch whose pictures and labels are on their way to the device."""
+
+    sent: Sent
+    ids: Tensor
+    visits: Tensor
+
+    def receive(self) -> Batch:
+        images, labels = self.sent.receive()
+        return Batch(images.permute(0, 3, 1, 2), labels, self.ids, self.visits)
+
+
+class _Maker:
+    """Makes batches out of cuts, with the threads and the memory that takes."""
+
+    def __init__(self, split: Split, device: torch.device, channels: int, num_threads: int) -> None:
+        self.stages = _Stages()
+        self._labels, self._channels = split.labels, channels
+        self._transfer = Transfer(device)
+        self._pool = ThreadPoolExecutor(num_threads, "eighteen-decode")  # starts its threads with the first picture
+
+    def make(self, cut: _Cut) -> _Sent:
+        began = perf_counter()
+        images = self._transfer.pictures((len(cut.samples), cut.height, cut.width, self._channels))
+        waited = perf_counter()
+        timings = decode_into(cut.rendition, cut.samples, cut.boxes, cut.flips, images.numpy(), self._pool)
+        decoded = perf_counter()
+        sent = self._transfer.send(images, torch.from_numpy(self._labels[cut.samples]))
+        copy_s = waited - began + perf_counter() - decoded
+        self.stages.add(read_s=timings.read_s, decode_s=timings.decode_s, copy_s=copy_s)
+        return _Sent(sent, torch.from_numpy(cut.samples), torch.from_numpy(cut.visits))
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Stages:
+    """Seconds by stage, added by one thread and taken by another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = {"read_s": 0.0, "decode_s": 0.0, "copy_s": 0.0}
+
+    def add(self, **seconds: float) -> None:
+        with self._lock:
+            for stage, more in seconds.items():
+                self._seconds[stage] += more
+
+    def take(self) -> dict[str, float]:
+        with self._lock:
+            taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        return taken
+
+
+def _share_of_cpus(world: World) -> int:
+    return max(1, num_cpus() // world.local_size)

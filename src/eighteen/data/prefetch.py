@@ -1,0 +1,145 @@
+"""An iterator run ahead in a thread of its own, and the way of its arrays to the device while the device computes.
+
+In: any iterator, host arrays. Out: the same items in the same order; tensors on the device that may be used at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    cause: BaseException
+
+
+class _End:
+    """What stands in the queue after the last item."""
+
+
+class Ahead(Generic[T]):
+    """Runs ``items`` up to ``depth`` items ahead of whoever iterates over this. What it raises is raised there, again
+    and again.
+
+    ``close`` ends the thread as soon as the item in work is done, full queue or not; no item comes after it.
+    """
+
+    def __init__(self, items: Iterator[T], *, depth: int) -> None:
+        self.waited_s = 0.0  # how long the consumer has waited, all in all
+        self._items = items
+        self._ready: queue.Queue[T | _Failure | _End] = queue.Queue(depth)
+        self._last: _Failure | _End | None = None
+        self._closing = threading.Event()
+        # A daemon, so that a process whose owner forgot to close can still end.
+        self._thread = threading.Thread(target=self._run, name="eighteen-feeder", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        began = time.perf_counter()
+        item = self._last or self._ready.get()
+        self.waited_s += time.perf_counter() - began
+        if isinstance(item, _Failure):
+            self._last = item
+            raise item.cause
+        if isinstance(item, _End):
+            self._last = item
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        self._closing.set()
+        self._last = self._last or _End()
+        while not self._ready.empty():  # makes room for a thread that waits to put an item: it then sees that we close
+            self._ready.get_nowait()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                self._ready.put(item)
+                if self._closing.is_set():
+                    return
+            self._ready.put(_End())
+        except BaseException as error:
+            self._ready.put(_Failure(error))
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Tensors on their way to the device."""
+
+    tensors: tuple[Tensor, ...]
+    copied: torch.cuda.Event | None
+
+    def receive(self) -> tuple[Tensor, ...]:
+        """The tensors, for the current stream: whatever it does next comes after the copy."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream(self.tensors[0].device)
+            stream.wait_event(self.copied)
+            for tensor in self.tensors:  # their memory belongs to the copying stream, which must not reuse it too early
+                tensor.record_stream(stream)
+        return self.tensors
+
+
+class Transfer:
+    """Moves pictures from host memory to a device. One thread calls ``pictures``, fills them, and calls ``send``; any
+    other calls ``receive``.
+
+    On CUDA the host side is a ring of pinned slots and the copies run on a stream of their own; on the CPU nothing is
+    copied.
+    """
+
+    def __init__(self, device: torch.device, *, num_slots: int = 2) -> None:
+        self._device = device
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            self._slots = itertools.cycle([_Slot() for _ in range(num_slots)])
+
+    def pictures(self, shape: tuple[int, int, int, int]) -> Tensor:
+        """Host memory for [N, H, W, C] uint8, to be filled and sent. Waits until the last copy out of it has ended."""
+        if self._device.type != "cuda":
+            return torch.empty(shape, dtype=torch.uint8)
+        self._slot = next(self._slots)
+        return self._slot.memory_for(shape)
+
+    def send(self, *tensors: Tensor) -> Sent:
+        """Start to copy tensors to the device; those made by ``pictures`` may be asked for again at once."""
+        if self._device.type != "cuda":
+            return Sent(tuple(tensor.to(self._device) for tensor in tensors), None)
+        with torch.cuda.stream(self._stream):
+            pinned = (tensor if tensor.is_pinned() else tensor.pin_memory() for tensor in tensors)
+            arriving = tuple(tensor.to(self._device, non_blocking=True) for tensor in pinned)
+            self._slot.copied.record(self._stream)
+            # An event of its own for the consumer: the slot's is recorded anew with each turn of the ring.
+            copied = torch.cuda.Event()
+            copied.record(self._stream)
+        return Sent(arriving, copied)
+
+
+class _Slot:
+    """Pinned memory that grows as it must, and the end of the last copy out of it."""
+
+    def __init__(self) -> None:
+        self.copied = torch.cuda.Event(blocking=True)  # waiting for it must not keep a core busy
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def memory_for(self, shape: tuple[int, ...]) -> Tensor:
+        self.copied.synchronize()
+        num_bytes = torch.Size(shape).numel()
+        if self._memory.numel() < num_bytes:
+            self._memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        return self._memory[:num_bytes].view(shape)

@@ -1,0 +1,1 @@
+"""What people see and use: the terminal, TensorBoard, evaluation tables, predictions."""

@@ -1,0 +1,156 @@
+"""A trained model in use: pictures in, class names and probabilities out, prepared exactly as evaluation prepared them.
+
+A picture goes the way of a packed one: upright, gray or RGB, a JPEG of the same quality unless it is one already (or
+raw pixels, where the dataset has these), the centre crop, the decoder of evaluation, normalised on the device.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from eighteen.base.errors import DataError, UsageError
+from eighteen.base.hardware import num_cpus
+from eighteen.data.augment import normalise
+from eighteen.data.pictures import Unreadable
+from eighteen.results.predictions import Prediction, Row, Unread
+from eighteen.results.preparation import Picture, prepare
+from eighteen.training.card import Card
+from eighteen.training.precision import autocast_dtype
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A picture as the model takes it: pixels [C, S, S] uint8."""
+
+    path: str
+    pixels: NDArray[np.uint8]
+
+
+class Classifier:
+    """A model with what must be known to use it; made by ``eighteen.load``.
+
+    model: [N, C, S, S] float -> [N, K] logits; it is moved to ``device`` and set to evaluation.
+    precision: "bf16", "fp32", or "auto", which takes bfloat16 where the device computes in it, as training does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: Card,
+        *,
+        device: str | torch.device = "cpu",
+        precision: Literal["auto", "bf16", "fp32"] = "auto",
+    ) -> None:
+        self.card = card
+        self._device = torch.device(device)
+        self._dtype = autocast_dtype(precision, self._device)
+        self._model = model.to(self._device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    def predict(self, pictures: Iterable[Picture], *, top: int = 5, batch: int = 64) -> list[Prediction]:
+        """What each picture shows: its ``top`` most probable classes, or all if there are fewer.
+
+        pictures: paths, PIL images, or uint8 arrays [H, W], [H, W, 1] or [H, W, 3]
+        raises DataError for the first picture that cannot be read; ``stream`` goes on instead
+        """
+        rows = list(self.stream(pictures, top=top, batch=batch))
+        for row in rows:
+            if isinstance(row, Unread):
+                raise _unread(row)
+        return cast(list[Prediction], rows)
+
+    def stream(self, pictures: Iterable[Picture], *, top: int = 5, batch: int = 64) -> Iterator[Row]:
+        """As ``predict``, but one by one as they come, and a picture that cannot be read gives a row that says why."""
+        if top < 1:
+            raise UsageError("predict", got=f"top={top}", need="at least 1", hint="top=5")
+        return self._rows(self._prepared(pictures, batch), min(top, len(self.classes)))
+
+    def logits(self, pictures: Iterable[Picture], *, batch: int = 64) -> Tensor:
+        """[N, K] float32 on the CPU, what the model says before softmax. Raises DataError as ``predict`` does."""
+        rows = [torch.empty(0, len(self.classes))]
+        for chunk in self._prepared(pictures, batch):
+            for one in chunk:
+                if isinstance(one, Unread):
+                    raise _unread(one)
+            rows.append(self._forward([one for one in chunk if isinstance(one, _Ready)]))
+        return torch.cat(rows)
+
+    def _rows(self, chunks: Iterable[list[_Ready | Unread]], top: int) -> Iterator[Row]:
+        for chunk in chunks:
+            ready = [one for one in chunk if isinstance(one, _Ready)]
+            best = self._forward(ready).softmax(1).topk(top, 1)
+            answers = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            for one in chunk:
+                yield one if isinstance(one, Unread) else self._prediction(one.path, *next(answers))
+
+    def _prediction(self, path: str, labels: list[int], probabilities: list[float]) -> Prediction:
+        pairs = tuple((self.classes[label], share) for label, share in zip(labels, probabilities, strict=True))
+        return Prediction(path, *pairs[0], pairs)
+
+    def _prepared(self, pictures: Iterable[Picture], batch: int) -> Iterator[list[_Ready | Unread]]:
+        """Pictures in batches, in order."""
+        if batch < 1:
+            raise UsageError("predict", got=f"batch={batch}", need="at least 1", hint="batch=64")
+        if isinstance(pictures, str | PathLike | Image.Image) or (
+            isinstance(pictures, np.ndarray) and pictures.ndim < 4
+        ):
+            # a path would be taken for its letters, a picture for its rows
+            got = f"one {type(pictures).__name__}"
+            raise UsageError("predict", got=got, need="a list of pictures", hint='model.predict(["cat.jpg"])')
+        return self._batches(iter(pictures), batch)
+
+    def _batches(self, pictures: Iterator[Picture], batch: int) -> Iterator[list[_Ready | Unread]]:
+        """Threads prepare the next batch while this one is computed."""
+        ahead = deque[list[Future[_Ready | Unread]]]()
+        with ThreadPoolExecutor(num_cpus()) as pool:
+            while chunk := list(islice(pictures, batch)):
+                ahead.append([pool.submit(self._ready, picture) for picture in chunk])
+                if len(ahead) > 1:
+                    yield [future.result() for future in ahead.popleft()]
+            for futures in ahead:
+                yield [future.result() for future in futures]
+
+    def _ready(self, picture: Picture) -> _Ready | Unread:
+        path = _path(picture)
+        try:
+            return _Ready(path, prepare(picture, self.card))
+        except Unreadable as error:
+            return Unread(path, str(error))
+
+    @torch.inference_mode()
+    def _forward(self, ready: list[_Ready]) -> Tensor:
+        """[N, K] float32 on the CPU."""
+        if not ready:
+            return torch.empty(0, len(self.classes))
+        images = torch.from_numpy(np.stack([one.pixels for one in ready])).to(self._device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+            logits = self._model(normalise(images, self.card.mean, self.card.std))
+        return logits.float().cpu()
+
+
+def _path(picture: Picture) -> str:
+    if isinstance(picture, str | PathLike):
+        return str(Path(picture))
+    return str(getattr(picture, "filename", ""))
+
+
+def _unread(row: Unread) -> DataError:
+    what = f"read {row.path!r}" if row.path else "read a picture"
+    return DataError(what, got=row.error, need="a whole picture", hint="leave it out, or use stream(), which goes on")

@@ -1,0 +1,125 @@
+"""An event as one line of text, and quantities as people read them: what the log and the terminal share.
+
+In: events as ``base/events.py`` lists them, any fact of which may be missing. Out: strings; what is missing is ``-``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from eighteen.base.events import Event
+
+MISSING = "-"
+
+_TEMPLATES = {
+    "start": (
+        "start {recipe} on {dataset}  {num_classes} classes  {num_samples} pictures  {epochs:g} epochs  "
+        "{num_steps} steps  {model} of {num_weights} weights  {world} x {device} in {precision}  decoder {decoder}"
+    ),
+    "resume": "resume at step {step}  from {checkpoint}",
+    "phase": "phase {phase}  size {size}  batch {batch}  from epoch {epoch:.4g}  step {step}",
+    "step": (
+        "step {step}/{num_steps}  epoch {epoch:.2f}  size {size}  batch {batch}  {images_per_s:,.0f} images/s  "
+        "loss {loss:.4f}  top-1 {top1:percent}  top-5 {top5:percent}  lr {lr:.4g}  waiting {waiting:percent}  "
+        "memory {memory_bytes:memory}  ETA {eta_s:clock}"
+    ),
+    "eval": (
+        "eval {split}  epoch {epoch:.4g}  loss {loss:.4f}  top-1 {top1:percent}  top-5 {top5:percent}  "
+        "{num_samples} pictures in {seconds:.1f} s"
+    ),
+    "checkpoint": "checkpoint {path}  {bytes:memory} in {seconds:.1f} s",
+    "skip": "skip step {step}  its loss was not finite, no weight was changed  {streak} in a row",
+    "warning": "warning: {text}",
+    "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  in {seconds:clock}",
+}
+
+
+def line(event: Event, *, num_steps: int | None = None) -> str:
+    """One event in one line, without its time. num_steps is what the start event promised."""
+    template = _TEMPLATES.get(event["event"])
+    if template is None:  # from a later version: every fact as it is
+        known = (f"{name} {value}" for name, value in event.items() if name not in ("event", "time_s", "v"))
+        return visible("  ".join([event["event"], *known]))
+    classes = event.get("classes")
+    derived = {
+        "num_classes": len(classes) if isinstance(classes, list | tuple) else classes,
+        "waiting": waiting(event.get("waits")),
+    }
+    return "  ".join([fill(template, {"num_steps": num_steps, **derived, **event}), *_notes(event)])
+
+
+def _notes(event: Event) -> Iterator[str]:
+    """What is worth a word only when it is so."""
+    if event.get("best") is True:
+        yield "best so far"
+    if event.get("skipped"):
+        yield f"{event['skipped']} skipped"
+    if event.get("exit_code"):
+        yield f"exit code {event['exit_code']}"
+
+
+def fill(template: str, facts: Mapping[str, Any]) -> str:
+    """A ``str.format`` template filled with facts, of which any may be missing.
+
+    Beside Python's own, there are the formats ``percent`` (of a share in [0, 1]), ``memory`` (of bytes) and ``clock``
+    (of seconds). Numbers without a format have commas between thousands; text is made visible.
+    """
+    return template.format_map(_Facts(facts))
+
+
+def percent(share: float | None, *, digits: int = 2) -> str:
+    return MISSING if share is None else f"{100 * share:.{digits}f} %"
+
+
+def memory(num_bytes: float) -> str:
+    """Bytes in the binary unit that leaves 1 to 1023 of it: ``3.4 GiB``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(int(num_bytes).bit_length() - 1, 0) // 10, len(units) - 1)
+    value = num_bytes / 1024**power
+    return f"{value:.{1 if power and value < 100 else 0}f} {units[power]}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss``, ``h:mm:ss`` or ``d days h:mm:ss``."""
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} {'day' if days == 1 else 'days'} {hour}:{minute:02}:{second:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def waiting(waits: Mapping[str, float] | None) -> float | None:
+    """The share of time in which steps waited for their pictures."""
+    return waits.get("wait", waits.get("data")) if waits else None
+
+
+def visible(text: str) -> str:
+    r"""Text that cannot move the cursor or break a line: control codes, undecodable bytes as ``\n``, ``\udc80``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Facts(dict[str, Any]):
+    """Facts as ``format_map`` takes them: each can be missing, and each knows our formats."""
+
+    def __getitem__(self, name: str) -> _Fact:
+        return _Fact(self.get(name))
+
+
+class _Fact:
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __format__(self, form: str) -> str:
+        if self._value is None or self._value == "":
+            return MISSING
+        if not isinstance(self._value, int | float):
+            return visible(str(self._value))
+        ours = _FORMATS.get(form)
+        return ours(self._value) if ours else format(self._value, form or ",")
+
+
+_FORMATS = {"percent": percent, "memory": memory, "clock": clock}

@@ -1,0 +1,118 @@
+"""One picture as a person has it -> the pixels that evaluation would have made of it.
+
+In: a path, a PIL image or a uint8 array, and a ``Card``. Out: [C, S, S] uint8. A file's bytes go through
+``data.pictures`` as in packing, then through the decoder of evaluation; a PIL image or an array is taken for the PNG
+that would hold it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from eighteen.data import pictures
+from eighteen.data.crops import eval_boxes
+from eighteen.data.dataset import Rendition
+from eighteen.data.index import INDEX_DTYPE
+from eighteen.data.pictures import Encoded, Refused, Target, Unreadable
+from eighteen.data.reference import decode_into
+from eighteen.training.card import Card
+
+Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8]
+
+_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+
+
+def prepare(picture: Picture, card: Card) -> NDArray[np.uint8]:
+    """[C, S, S] uint8, C and S as the card has them. Raises Unreadable, which says why, if it is no whole picture."""
+    packed = pictures.prepare(_content(picture), Target(raw_channels=card.channels if card.kind == "raw" else None))
+    if isinstance(packed, Refused):
+        raise Unreadable(packed.reason)
+    return _decode(packed.full, card)
+
+
+def _content(picture: Picture) -> bytes:
+    if isinstance(picture, str | PathLike):
+        return _read(Path(picture))
+    return _png(_image(picture) if isinstance(picture, np.ndarray) else picture)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file, if they are not too many for a picture."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(pictures.MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise Unreadable(getattr(error, "strerror", None) or str(error)) from error
+    if len(content) > pictures.MAX_BYTES:
+        raise Unreadable(f"more than {pictures.MAX_BYTES:,} bytes")
+    return content
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    shape = pixels.shape[:2] if pixels.shape[2:] == (1,) else pixels.shape
+    if pixels.dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)) or 0 in shape:
+        raise Unreadable(f"an array {pixels.dtype} {list(pixels.shape)}, not uint8 [H, W], [H, W, 1] or [H, W, 3]")
+    return Image.fromarray(np.ascontiguousarray(pixels.reshape(shape)))
+
+
+def _png(image: Image.Image) -> bytes:
+    """Without loss, and with the EXIF that says which side is up; modes that PNG has not become RGB."""
+    file = io.BytesIO()
+    try:
+        kept = image if image.mode in _PNG_MODES else image.convert("RGB")
+        kept.save(file, "PNG", compress_level=1, exif=image.getexif())
+    except (OSError, ValueError, SyntaxError) as error:  # a file that was opened lazily turns out broken only here
+        raise Unreadable(str(error)) from error
+    return file.getvalue()
+
+
+def _decode(packed: Encoded, card: Card) -> NDArray[np.uint8]:
+    out = np.empty((1, card.size, card.size, card.channels), np.uint8)
+    boxes = eval_boxes(np.array([packed.width]), np.array([packed.height]), crop=card.crop)
+    held = cast(Rendition, _Held(packed.content, _raw_pixels(packed, card)))
+    decode_into(held, np.zeros(1, np.int64), boxes, np.zeros(1, np.bool_), out, _Here())
+    return out[0].transpose(2, 0, 1)
+
+
+def _raw_pixels(packed: Encoded, card: Card) -> NDArray[np.uint8] | None:
+    if card.kind != "raw":
+        return None
+    return np.frombuffer(packed.content, np.uint8).reshape(1, packed.height, packed.width, card.channels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A rendition of one sample that lies in memory, as ``decode_into`` reads it."""
+
+    content: bytes
+    pixels: NDArray[np.uint8] | None  # [1, H, W, C] of raw pictures
+    index = np.zeros(1, INDEX_DTYPE)
+
+    def read(self, _sample: int) -> bytes:
+        return self.content
+
+    def read_raw(self, _sample: int) -> NDArray[np.uint8]:
+        assert self.pixels is not None, "only raw renditions have pixels"
+        return self.pixels[0]
+
+
+class _Here(Executor):
+    """Runs a task at once, in the thread that hands it in: pictures are spread over threads already."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = Future[Any]()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future

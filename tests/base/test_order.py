@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from eighteen.base.order import Cursor, Order, random_bits, uniform
+
+
+def test_every_epoch_has_each_sample_once():
+    samples, visits = Order(seed=1, num_samples=10).at(0, 30)
+    for epoch in range(3):
+        assert sorted(samples[10 * epoch : 10 * epoch + 10]) == list(range(10))
+        assert set(visits[10 * epoch : 10 * epoch + 10]) == {epoch}
+
+
+def test_epochs_and_seeds_have_different_orders():
+    def first(seed: int, epoch: int) -> list[int]:
+        return Order(seed, 50).at(50 * epoch, 50)[0].tolist()
+
+    assert len({tuple(first(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize("labels", [None, np.repeat([0, 1, 2], [50, 5, 500])])
+def test_any_window_of_the_stream_is_the_same_as_the_whole(labels):
+    order = Order(seed=3, num_samples=555, labels=labels)
+    whole = order.at(0, 2000)
+    for first, count in [(0, 1), (554, 3), (700, 1300), (1999, 1)]:
+        window = order.at(first, count)
+        for part, all_ in zip(window, whole, strict=True):
+            assert part.tolist() == all_[first : first + count].tolist()
+
+
+def test_order_is_what_it_was_when_it_was_defined():
+    """A promise to every run that will be resumed: these numbers may never change."""
+    assert Order(1, 10).at(0, 12)[0].tolist() == [7, 0, 2, 4, 1, 3, 8, 9, 6, 5, 3, 0]
+    assert random_bits(18, 0, 7, 3).tolist() == [7317486196410804320]
+
+
+def test_balanced_order_shows_each_class_equally_and_repeats_no_sample_within_a_visit():
+    labels = np.repeat([0, 1, 2], [50, 5, 500])
+    samples, visits = Order(seed=0, num_samples=555, labels=labels).at(0, 600)
+    assert np.bincount(labels[samples]).tolist() == [200, 200, 200]
+    assert len(set(zip(samples.tolist(), visits.tolist(), strict=True))) == 600
+    assert np.bincount(samples)[50:55].tolist() == [40] * 5
+
+
+def test_uniform_is_uniform_and_streams_are_independent():
+    samples = np.arange(20_000)
+    first, second = uniform(1, 0, samples, 0), uniform(1, 0, samples, 1)
+    assert first.min() >= 0 and first.max() < 1
+    assert abs(first.mean() - 0.5) < 0.01 and abs(first.std() - 12**-0.5) < 0.01
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
+    assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.03
+
+
+def test_cursor_says_where_a_stream_position_lies():
+    assert Order(seed=5, num_samples=10).cursor(23) == Cursor(epoch=2, position=3, seed=5)

@@ -1,0 +1,71 @@
+import tomllib
+
+import pytest
+
+from eighteen.base import recipe as recipes
+from eighteen.base.errors import RecipeError
+
+
+@pytest.mark.parametrize("name", list(recipes.bundled()))
+def test_bundled_recipe_survives_writing_and_reading(name):
+    recipe = recipes.load(name, side=32)
+    assert recipe.name == name
+    assert recipe.about and recipe.claim
+    assert recipes.parse(tomllib.loads(recipes.dump(recipe))) == recipe
+
+
+def test_epochs_stretch_phases_and_rates_in_proportion():
+    recipe = recipes.load("fast", epochs=9)
+    assert [phase.epochs for phase in recipe.phases] == [5, 4]
+    assert recipe.optim.lr == [(0, 0), (1, 1.2), (9, 0)]
+
+
+def test_batch_is_the_first_phases_and_the_others_follow():
+    recipe = recipes.load("fast", changes=["phases.1.batch=1024"], batch=512)
+    assert [phase.batch for phase in recipe.phases] == [512, 256]
+    assert recipe.optim.batch == 2048  # what the rates are written for stays
+
+
+def test_another_model_brings_no_args():
+    assert recipes.load("fast", model="vgg16").model.args == {}
+    assert recipes.load("fast", model="resnet50").model.args != {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("phases.1.sise=3", r"phases\[1\]\.sise: got an unknown key.*\n.*did you mean 'size'"),
+        ("modl.name='x'", "did you mean 'model'"),
+        ("phases.1.size=-1", r"phases\[1\]\.size: got -1, need greater than or equal to 8"),
+        ("phases.7.size=64", "got 7, need a row from 0 to 1"),
+        ("optim.name='adam'", "got 'adam', need 'sgd' or 'adamw'"),
+        ("optim.lr=[[1, 0.1]]", "epochs start at 0 and rise"),
+        ("optim.lr=[[0, 0.1], [5, 0]]", "optim.lr ends at epoch 5 but the phases end at 18"),
+        ("augment.rotate=[10, -10]", r"rotate needs \[min, max\]"),
+        ("eval.size=native", "eval.size: got 'native'"),
+        ("nothing", "got no key=value"),
+        ("name.x.y=1", "not a table"),
+    ],
+)
+def test_wrong_key_or_value_says_what_is_valid(change, message):
+    with pytest.raises(RecipeError, match=message):
+        recipes.load("fast", changes=[change])
+
+
+def test_unknown_recipe_says_did_you_mean():
+    with pytest.raises(RecipeError, match="did you mean 'fast'"):
+        recipes.load("fsat")
+
+
+def test_own_recipe_is_a_file(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(recipes.text("fast").replace('name = "fast"', 'name = "mine"'))
+    assert recipes.load(str(mine)).name == "mine"
+    mine.write_text("name = ")
+    with pytest.raises(RecipeError, match="need TOML"):
+        recipes.load(str(mine))
+
+
+def test_native_size_becomes_the_datasets_side():
+    recipe = recipes.load("fast", changes=["phases.0.size=native", "eval.size=native"], side=28)
+    assert (recipe.phases[0].size, recipe.phases[1].size, recipe.eval.size) == (28, 160, 28)
