@@ -7,6 +7,7 @@ TOOLS := $(filter .tools/%,$(UV))
 CODE  := $(wildcard src tests benchmarks scripts)
 
 export UV_PROJECT_ENVIRONMENT := .venv
+export DATA ?= ../shared/data
 # or pyright asks the network for its newest version
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -27,8 +28,8 @@ check: $(ENV)  ## format, lint, types, layers
 	@$(BIN)/pyright
 	@$(BIN)/pytest -q tests/test_layers.py
 
-bench: $(ENV)  ## run each of benchmarks/*.py
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(ENV)  ## run the benchmarks, on the pictures in DATA=
+	@set -e; for name in startup overhead training finetuning; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 clean:  ## remove what the targets made, the environment too
 	rm -rf .tools .venv demo .hypothesis .pytest_cache .ruff_cache

@@ -17,8 +17,9 @@ from eighteen.base import recipe as recipes
 from eighteen.base import result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, UsageError
 from eighteen.base.events import STOP, Event, Follower, OnEvent
+from eighteen.base.files import full_disk_is_said
 from eighteen.base.hardware import environment
-from eighteen.base.recipe import Recipe
+from eighteen.base.recipe import Model, Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
 from eighteen.data import dataset as datasets
@@ -26,6 +27,7 @@ from eighteen.data.dataset import Dataset
 from eighteen.data.pack import pack as pack_source
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import nn
 
     from eighteen.results.classifier import Classifier
@@ -67,6 +69,8 @@ def train(
 
     Raises UsageError, DataError or MachineError before anything is spent; Stopped or Diverged as training.train does.
     """
+    from eighteen.training.preflight import preflight
+
     here = world.from_environment()
     ranks = _num_ranks(gpus, procs, here)
     module = model if model is not None and not isinstance(model, str) else None
@@ -79,6 +83,7 @@ def train(
                             freeze_to=freeze_to, say=say)  # fmt: skip
         if module is not None:
             resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"name": _path_of(module), "args": {}})})
+        preflight(resolved, dataset, num_ranks=max(ranks, here.size), model=module)
         run = rundir.create(Path(runs_dir), name or f"{dataset.path.stem}-{resolved.name}", recipe=resolved, command=_command(dataset), environment=environment())
         say(f"run {run.path}")
         return run, dataset
@@ -122,8 +127,22 @@ def evaluate(run: str | os.PathLike[str], data: Dataset | str | os.PathLike[str]
         dtype = autocast_dtype(recipe.train.precision, device)
         found = count(model, dataset.splits[chosen], saved.card, recipe.eval, here, device=device, dtype=dtype)
     if here.is_first:
-        tables.write(found, folder.eval / f"{dataset.path.stem}-{chosen}")
+        tables.write(found, eval_folder(folder, dataset.path, chosen))
     return found
+
+
+def eval_folder(run: RunDir, data: Path, split: str) -> Path:
+    """Where ``evaluate`` writes its tables."""
+    return run.eval / f"{data.stem}-{split}"
+
+
+def preview(data: Dataset | str | os.PathLike[str], *, recipe: str = "auto", changes: Sequence[str] = (), count: int = 32, seed: int = 0) -> Image:
+    """A contact sheet of training pictures as the recipe's first phase augments them, with their labels."""
+    from eighteen.results.preview import contact_sheet
+
+    dataset = data if isinstance(data, Dataset) else open(data)
+    resolved = _resolve(recipe, dataset, say=lambda line: None, changes=changes)
+    return contact_sheet(dataset, resolved, count=count, seed=seed)
 
 
 def load(run: str | os.PathLike[str], *, checkpoint: str | None = None, model: nn.Module | None = None, device: str | None = None) -> Classifier:
@@ -156,6 +175,7 @@ def _start(prepare: Callable[[], tuple[RunDir, Dataset]], *, ranks: int, on_cpu:
     with dist.connected(here, device), ExitStack() as stack:
         run, dataset = _agreed(prepare, here, device)
         sink = _sinks(run, on_event, stack) if here.is_first else None
+        stack.enter_context(full_disk_is_said(run.path, hint=f"df -h {run.path}; then eighteen train --resume {run.path}"))
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
 
 
@@ -226,25 +246,41 @@ def beside(source: Path) -> Path:
     return source.with_name(f"{source.stem if source.is_file() else source.name}.e18")
 
 
-def eval_folder(run: str | os.PathLike[str], data: Dataset, split: str) -> Path:
-    """Where ``evaluate`` writes its tables."""
-    return rundir.open(run).eval / f"{data.path.stem}-{split}"
-
-
-def _resolve(recipe: str | Recipe, dataset: Dataset, *, say: Callable[[str], object], **changes: Any) -> Recipe:
+def _resolve(
+    recipe: str | Recipe,
+    dataset: Dataset,
+    *,
+    say: Callable[[str], object],
+    model: str | None = None,
+    init: str | os.PathLike[str] | None = None,
+    epochs: float | None = None,
+    **changes: Any,
+) -> Recipe:
     """The recipe as it will be run on this dataset, nothing left open."""
     from eighteen.training import auto
 
-    facts = auto.facts(dataset, has_init=bool(changes["init"]))
-    chosen = None
-    if recipe == "auto":
-        chosen, why = auto.choose(facts)
-        say(f"recipe {chosen}: {why}")
-    resolved = recipe if isinstance(recipe, Recipe) else recipes.load(chosen or str(recipe), **changes, side=facts.side if facts.is_raw else None)
-    if chosen and changes["epochs"] is None and (epochs := auto.enough_epochs(resolved, facts.num_samples)):
-        say(f"{epochs:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
-        resolved = recipes.stretched(resolved, epochs)
+    facts = auto.facts(dataset, has_init=init is not None)
+    is_auto = recipe == "auto"
+    if is_auto:
+        recipe, why = auto.choose(facts)
+        say(f"recipe {recipe}: {why}")
+    resolved = recipes.load(
+        recipe,
+        model=model or _model_of(init),
+        init=None if init is None else os.fspath(init),
+        epochs=epochs,
+        side=facts.side if facts.is_raw else None,
+        **changes,
+    )
+    if is_auto and epochs is None and (more := auto.enough_epochs(resolved, facts.num_samples)):
+        say(f"{more:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
+        resolved = recipes.stretched(resolved, more)
     return resolved
+
+
+def _model_of(init: str | os.PathLike[str] | None) -> Model | None:
+    """The model of the run whose weights are the start."""
+    return recipes.load(str(rundir.open(init).recipe)).model if init is not None and Path(init).is_dir() else None
 
 
 def _num_ranks(gpus: int | None, procs: int | None, here: world.World) -> int:

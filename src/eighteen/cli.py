@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from eighteen import __version__
-from eighteen.base.errors import EighteenError, UsageError
+from eighteen.base.errors import DataError, EighteenError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,7 +114,9 @@ def check(dataset: Path) -> None:
     with packing.progress(_console(stderr=True), f"checking {dataset}") as on_progress:
         report = verify(dataset, on_progress=on_progress)
     packing.show(_console(), report.rows(), report.lines())
-    report.raise_if_damaged()
+    if report.problems:
+        got, hint = f"{len(report.problems):,} problems, listed above", "restore the files, or pack again with --force"
+        raise DataError(f"check {dataset}", got=got, need="every byte as it was packed", hint=hint)
 
 
 @app.command
@@ -212,13 +214,14 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
     checkpoint: Of the run, e.g. step-000123; its best if left out.
     """
     from eighteen import api
+    from eighteen.base import rundir
     from eighteen.base.world import from_environment
     from eighteen.results import tables
 
     found = api.evaluate(run, data, split=split, checkpoint=checkpoint)
     if from_environment().is_first:
         _console().print(tables.show(found))
-        print(f"\nwrote {api.eval_folder(run, data, found.split)}")
+        print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")
 
 
 @app.command
@@ -236,7 +239,6 @@ def predict(run: Path, *pictures: str, top: int = 5, out: Path | None = None, fo
     checkpoint: Of the run; its best if left out.
     """
     from eighteen import api
-    from eighteen.base.errors import DataError
     from eighteen.results import predictions
     from eighteen.results.inputs import expand
 

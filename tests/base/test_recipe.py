@@ -42,7 +42,7 @@ def test_another_model_brings_no_args():
         ("optim.lr=[[1, 0.1]]", "epochs start at 0 and rise"),
         ("optim.lr=[[0, 0.1], [5, 0]]", "optim.lr ends at epoch 5 but the phases end at 18"),
         ("augment.rotate=[10, -10]", r"rotate needs \[min, max\]"),
-        ("eval.size=native", "eval.size: got 'native'"),
+        ("eval.size=70%", "eval.size: got '70%'"),
         ("nothing", "got no key=value"),
         ("name.x.y=1", "not a table"),
     ],
@@ -66,6 +66,6 @@ def test_own_recipe_is_a_file(tmp_path):
         recipes.load(str(mine))
 
 
-def test_native_size_becomes_the_datasets_side():
-    recipe = recipes.load("fast", changes=["phases.0.size=native", "eval.size=native"], side=28)
-    assert (recipe.phases[0].size, recipe.phases[1].size, recipe.eval.size) == (28, 160, 28)
+def test_size_in_percent_is_of_the_datasets_side():
+    recipe = recipes.load("fast", changes=["phases.0.size=70%", "eval.size=100%"], side=28)
+    assert (recipe.phases[0].size, recipe.phases[1].size, recipe.eval.size) == (20, 160, 28)

@@ -98,10 +98,9 @@ def test_percent(share, text):
 
 
 @pytest.mark.parametrize(
-    ("waits", "share"),
-    [({"read": 0.9, "decode": 1.5, "copy": 0.1, "wait": 0.375}, 0.375), ({"data": 0.25}, 0.25), ({}, None)],
+    ("waits", "share"), [({"data": 0.25, "communication": 0.125, "compute": 0.625}, 0.25), ({}, None), (None, None)]
 )
-def test_waiting_is_what_steps_waited_not_what_threads_worked(waits, share):
+def test_waiting_is_for_pictures_only(waits, share):
     assert waiting(waits) == share
 
 

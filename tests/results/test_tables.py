@@ -92,7 +92,7 @@ def test_a_loss_that_is_not_finite_is_null_in_json(tmp_path):
 
 def test_few_classes_are_shown_in_their_order():
     text = _shown(SMALL)
-    assert "val, 10 pictures   top-1 70.00 %   top-5 100.00 %   loss 0.5000   calibration error 18.00 %" in text
+    assert "val, 10 pictures   top-1 70.00 %   top-5 100.00 %   loss 0.5000   ECE 18.00 %" in text
     assert [line.split()[0] for line in text.splitlines()[2:]] == ["class", "cat", "dog,", "バラ"]
     assert "66.7 %" in text
     assert "dog, big (2)" in text

@@ -65,10 +65,10 @@ def test_x_is_samples_seen_and_wall_time_the_events(tmp_path):
     read = _read(tmp_path)
     assert read["train/loss"] == [(32, 1001.0, 4.0), (64, 1002.0, 2.0)]
     assert read["val/top1"] == [(64, 1002.5, 0.75)]
-    assert read["time/waiting"] == [(32, 1001.0, 0.25), (64, 1002.0, 0.25)]
+    assert read["time/data"] == [(32, 1001.0, 0.25), (64, 1002.0, 0.25)]
     assert set(read) == {
         *("train/loss", "train/lr", "train/images_per_s", "train/size", "train/batch", "train/epoch"),
-        *("time/data", "time/compute", "time/waiting", "val/loss", "val/top1", "val/top5"),
+        *("time/data", "time/compute", "val/loss", "val/top1", "val/top5"),
     }
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from eighteen.base.errors import MachineError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -20,6 +25,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     finally:
         temp.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def full_disk_is_said(folder: Path, *, hint: str) -> Iterator[None]:
+    """Turn a full disk or quota, anywhere in the block, into a MachineError that names ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise MachineError(f"write into {folder}", got=str(error.strerror).lower(), need="room on its disk", hint=hint) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -67,7 +67,7 @@ class Optim(Section):
 
 class Phase(Section):
     epochs: Annotated[float, Field(gt=0)]
-    size: Size  # "native" in a file: the side of the dataset's pictures, where all have one
+    size: Size  # in a file also "100%", of the side of the dataset's pictures, where all have one
     batch: PositiveInt
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="smallest share of the picture's area in a random crop; 1: no crop")
 
@@ -177,9 +177,9 @@ def text(name: str) -> str:
 
 
 def load(
-    name: str,
+    recipe: str | Recipe,
     *,
-    model: str | None = None,
+    model: str | Model | None = None,
     init: str | None = None,
     freeze_to: str | None = None,
     epochs: float | None = None,
@@ -187,27 +187,26 @@ def load(
     changes: Sequence[str] = (),
     side: int | None = None,
 ) -> Recipe:
-    """A bundled recipe, or a TOML file, with what the command line changes: the only way a recipe comes into a run.
+    """A bundled recipe, a TOML file or a Recipe, with what the command line changes: the only way one comes into a run.
 
-    model, init, freeze_to replace those of ``[model]``; a model of another name has no args
+    model, init, freeze_to replace those of ``[model]``; a model of another name has no args, unless it brings them
     epochs stretches all phases and learning-rate points in proportion; batch is the first phase's, the others keep their ratio to it
-    changes are ``a.b=value`` with values as TOML writes them; side is what a size of "native" becomes, in pixels
+    changes are ``a.b=value`` with values as TOML writes them; side is what a size of "100%" becomes, in pixels
     Raises RecipeError for whatever does not fit.
     """
-    tree = _read(name)
+    tree = _read(recipe) if isinstance(recipe, str) else recipe.model_dump(mode="json", exclude_none=True)
     section = tree.setdefault("model", {})
-    if model is not None and model != section.get("name"):
+    if isinstance(model, Model):
+        section.update(name=model.name, args=dict(model.args))
+    elif model is not None and model != section.get("name"):
         section.update(name=model, args={})
     section.update({key: value for key, value in (("init", init), ("freeze_to", freeze_to)) if value is not None})
     for change in changes:
         _set(tree, change)
-    for place in [*tree.get("phases", []), tree.get("eval", {})]:
-        if place.get("size") == "native" and side:
-            place["size"] = side
-    recipe = parse(tree)
+    changed = parse(_with_side(tree, side))
     if batch is not None:
-        recipe = parse(_with_batch(recipe, batch))
-    return recipe if epochs is None else stretched(recipe, epochs)
+        changed = parse(_with_batch(changed, batch))
+    return changed if epochs is None else stretched(changed, epochs)
 
 
 def parse(tree: dict[str, Any]) -> Recipe:
@@ -274,6 +273,15 @@ def _row(node: Any, part: int | str, change: str) -> Any:
         return node[part]
     valid = f"a row from 0 to {len(node) - 1}" if isinstance(node, list) else f"a value, not a table, at {part!r}"
     raise RecipeError(f"--set {change}", got=repr(part), need=valid, hint="eighteen recipes NAME shows the keys")
+
+
+def _with_side(tree: dict[str, Any], side: int | None) -> dict[str, Any]:
+    """Sizes in percent become pixels; without a side to take them of, they stay and are refused."""
+    for section in [*tree.get("phases", []), tree.get("eval", {})]:
+        size = section.get("size")
+        if side and isinstance(size, str) and re.fullmatch(r"\d+%", size):
+            section["size"] = round(side * int(size[:-1]) / 100)
+    return tree
 
 
 def _with_batch(recipe: Recipe, batch: int) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def from_memory(source: Any) -> Sources:
 
 
 def from_path(path: Path, group: str | None) -> Sources | None:
-    """A .npz file, a .npy file beside its labels, or a folder of IDX or .npy files; None if ``path`` is none of these. Raises DataError."""
+    """A .npz file, a .npy file beside its labels, a folder of IDX or .npy files; else None. Raises DataError."""
     if path.suffix.lower() == ".npy" and path.is_file():
         path = path.parent
     ignored: Counter[str] = Counter()

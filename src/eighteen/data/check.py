@@ -1,7 +1,7 @@
-"""Every byte of a packed dataset, verified: a dataset goes in; all that is wrong with it, each with file, sample and cause, comes out.
+"""Every byte of a packed dataset, verified: a dataset goes in; all that is wrong with it comes out, by file and sample.
 
-Files have the length and SHA-256 that dataset.json says; samples have the checksum, the size and the label that the index says; JPEGs decode; tar
-members lie where the index points. Nothing stops at the first fault.
+Files have the length and SHA-256 that dataset.json says; samples have the checksum, the size and the label that the
+index says; JPEGs decode; tar members lie where the index points. Nothing stops at the first fault.
 """
 
 from __future__ import annotations
@@ -93,7 +93,11 @@ class CheckReport:
 def check(
     path: str | os.PathLike[str], *, procs: int | None = None, on_progress: Progress | None = None
 ) -> CheckReport:
-    """Verify a dataset, whatever is broken in it. Raises DataError only where dataset.json itself is missing, unreadable or too new."""
+    """Verify a dataset, whatever is broken in it.
+
+    procs: processes, one for each core if None      on_progress: called with files done, their number, bytes verified
+    raises DataError only where dataset.json itself is missing, unreadable or too new
+    """
     started, root = time.monotonic(), Path(path)
     facts = read_facts(root)
     try:

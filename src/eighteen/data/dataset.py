@@ -1,7 +1,8 @@
 """A packed dataset, opened: a folder ``NAME.e18`` goes in; splits, renditions and the bytes of each sample come out.
 
-``dataset.json`` is written last, so a folder without it is not a dataset. What it says is checked against the files when they are opened (there,
-of this length, an index of this digest); each sample's bytes are checked when they are read.
+``dataset.json`` is written last, so a folder without it is not a dataset. What it says is checked against the files
+when they are opened (there, of this length, an index of this digest); each sample's bytes are checked when they are
+read.
 """
 
 from __future__ import annotations
@@ -130,8 +131,8 @@ class Dataset:
 def open(path: str | os.PathLike[str]) -> Dataset:
     """Open a packed dataset.
 
-    raises DataError if it is no dataset, is unfinished, was made by a newer eighteen, or lacks a file, or if a file is not as long as it
-    should be or an index is not the one that was written
+    raises DataError if it is no dataset, is unfinished, was made by a newer eighteen, or lacks a file, or if a file is
+    not as long as it should be or an index is not the one that was written
     """
     root = Path(path)
     facts = read_facts(root)
@@ -166,9 +167,10 @@ def read_facts(root: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("version"), int):
         raise _broken_facts(root, "something that eighteen did not write")
     if facts["version"] > VERSION:
+        maker = facts.get("made", {}).get("eighteen", "?")
         raise DataError(
             f"open {root}",
-            got=f"format version {facts['version']}: made by a newer eighteen ({facts.get('made', {}).get('eighteen', '?')})",
+            got=f"format version {facts['version']}: made by a newer eighteen ({maker})",
             need=f"format version {VERSION} or older",
             hint="pip install --upgrade eighteen",
         )

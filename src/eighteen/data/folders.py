@@ -11,12 +11,15 @@ from pathlib import Path
 from eighteen.base.errors import DataError
 from eighteen.data.sources import SPLIT_NAMES, Found, Sources, group_by, listed, some
 
-# What lies about in folders of pictures. A file with any other name is taken for a picture, and refused aloud if it is none.
+# What lies about in folders of pictures. Any other file is taken for a picture, and refused aloud if it is none.
 LITTER_NAMES = {"thumbs.db", "desktop.ini", "icon\r", "license", "readme"}
-LITTER_TYPES = set(
-    ".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .html .htm .pdf .ini .log .db .zip .tar .gz .tgz .rar .7z .py .ipynb .pkl .npy .npz .mat "
-    ".parquet .mp4 .mov .avi .svg .doc .docx .xls .xlsx .lnk .tmp .part".split()
-)
+# fmt: off
+LITTER_TYPES = {
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".pdf", ".ini", ".log",
+    ".db", ".zip", ".tar", ".gz", ".tgz", ".rar", ".7z", ".py", ".ipynb", ".pkl", ".npy", ".npz", ".mat", ".parquet",
+    ".mp4", ".mov", ".avi", ".svg", ".doc", ".docx", ".xls", ".xlsx", ".lnk", ".tmp", ".part",
+}
+# fmt: on
 
 
 STRAY = "picture beside the class folders"

@@ -1,7 +1,7 @@
 """The index of a rendition: where each sample's bytes lie, and what they should be.
 
-A numpy structured array with one row a sample, saved with ``np.save`` and opened with mmap, so that a million samples cost
-no memory until they are read.
+A numpy structured array with one row a sample, saved with ``np.save`` and opened with mmap, so that a million samples
+cost no memory until they are read.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ def save_index(path: Path, index: NDArray[np.void]) -> bytes:
 
 
 def open_index(path: Path) -> NDArray[np.void]:
-    """The index at ``path``, [N] of INDEX_DTYPE, mapped into memory and read-only; DataError if the file holds anything else."""
+    """The index at ``path``: [N] of INDEX_DTYPE, mapped. Raises DataError if the file holds anything else."""
     try:
-        # An empty file cannot be mapped, and an index without samples is a header only.
         index = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise _not_an_index(path, str(error)) from error

@@ -1,4 +1,4 @@
-"""What a JPEG says about itself before it is decoded: bytes go in, the facts of its headers come out (ITU-T T.81, annex B)."""
+"""What a JPEG says about itself: bytes go in, the facts of its headers come out, undecoded (ITU-T T.81, annex B)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 _SOI, _EOI, _SOS, _DQT, _APP0, _APP14, _SOF0 = 0xD8, 0xD9, 0xDA, 0xDB, 0xE0, 0xEE, 0xC0
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 without DHT, JPG and DAC
-# In entropy-coded data FF 00 is a byte of value FF, FF D0..D7 are restarts and FF FF is filling: anything else ends the scan.
+# In entropy-coded data FF 00 is a byte FF, FF D0..D7 are restarts and FF FF is filling: anything else ends the scan.
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
@@ -55,7 +55,7 @@ def read_header(content: bytes) -> JpegHeader | None:
 
 
 def _segment(content: bytes, place: int) -> tuple[int | None, bytes, int]:
-    """The marker at ``place``, what its segment holds, and where the next begins; the marker is None where there is none."""
+    """The marker at ``place`` (None where there is none), what its segment holds, and where the next begins."""
     while content[place : place + 2] == b"\xff\xff":  # filling before a marker
         place += 1
     if place + 4 > len(content) or content[place] != 0xFF:

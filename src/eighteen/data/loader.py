@@ -8,7 +8,7 @@ and position; threads and ranks only share the work.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -153,7 +153,7 @@ def eval_batches(
     channels: int,
     num_threads: int | None = None,
     rendition: str = "auto",
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This rank's batches of a split: central crops, every sample exactly once over all ranks.
 
     Batches are the same at any world size, and rank r takes batches r, r + size ...; so a rank may have none. With

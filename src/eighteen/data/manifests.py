@@ -1,9 +1,13 @@
-"""A table of pictures, as CSV, TSV or Parquet: path, label[, split][, group] -> Sources. Paths are relative to the table's folder."""
+"""A table of pictures, as CSV, TSV or Parquet: path, label[, split][, group] -> Sources.
+
+Paths are relative to the table's folder, and stay in it.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +22,7 @@ def from_manifest(path: Path, group: str | None) -> Sources | None:
     """List the pictures of a manifest; None if ``path`` is none.
 
     group: the name of a column, or a regular expression on the paths; by default the column "group", if there is one
-    raises DataError if the table lacks columns or values, names a picture twice with different labels, or points outside its folder
+    raises DataError if the table lacks columns or values, gives a picture two labels, or points outside its folder
     """
     if path.suffix.lower() not in (*DELIMITERS, ".parquet") or not path.is_file():
         return None
@@ -56,13 +60,10 @@ def _csv(path: Path) -> dict[str, list[str]]:
         raise _bad(
             path, str(error), "a table in UTF-8, with a header", "open it in an editor, save it as CSV in UTF-8"
         ) from error
-    if uneven := next((number for number, row in enumerate(rows) if len(row) != len(names)), None):
-        raise _bad(
-            path,
-            f"{len(rows[uneven])} fields in row {uneven + 1}",
-            f"{len(names)}, as in the header",
-            "quote fields that hold the delimiter",
-        )
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            got = f"{len(row)} fields in row {number}"
+            raise _bad(path, got, f"{len(names)}, as in the header", "quote fields that hold the delimiter")
     return {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
 
@@ -71,7 +72,6 @@ def _parquet(path: Path) -> dict[str, list[str]]:
     import pyarrow.parquet
 
     try:
-        # Floats are refused: a label of 1.0 is no name, and an empty one is NaN.
         table = pyarrow.parquet.read_table(path)
         return {
             name: ["" if value is None else str(value) for value in table.column(name).to_pylist()]
@@ -101,7 +101,7 @@ def _grouping(
 
 
 def _inside(path: Path, text: str, where: str) -> str:
-    """A path of the table, relative to the table's folder, without detours; DataError if it leads out of that folder."""
+    """A path of the table, relative to the table's folder, without detours. Raises DataError if it leads out."""
     root = os.path.abspath(path.parent)
     whole = os.path.normpath(os.path.join(root, text))
     if not text or "\0" in text:
@@ -117,7 +117,7 @@ def _inside(path: Path, text: str, where: str) -> str:
 
 
 def _label(path: Path, text: str, where: str) -> str:
-    if not text.strip() or text.lstrip().startswith("-") and text.strip().lstrip("-").isdigit():
+    if not text.strip() or re.fullmatch(r"\s*-\d+\s*", text):
         raise _bad(
             path,
             f"the label {text!r} in {where}",
@@ -148,7 +148,7 @@ def _check_same(path: Path, before: Found, after: Found, where: str) -> None:
 
 
 def _with_facts(path: Path, found: Mapping[str, Found]) -> Iterator[Found]:
-    """Add what the file system knows. Pictures that are missing or cannot be read are a mistake of the table: all or nothing."""
+    """Add what the file system knows. Pictures that are missing are a mistake of the table: all or nothing."""
     missing = []
     for name, one in found.items():
         file = path.parent / name

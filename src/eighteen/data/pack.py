@@ -1,6 +1,7 @@
 """Sources -> a packed dataset: planned, then written shard by shard, then finished by dataset.json.
 
-A pack may be killed at any time: the same call again keeps the shards that are finished and goes on. Until dataset.json is there, nothing opens.
+A pack may be killed at any time: the same call again keeps the shards that are finished and goes on. Until dataset.json
+is there, nothing opens.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def pack(
     renditions: short sides of further, smaller copies of all pictures, in px
     shard_bytes: at most so large is a shard      procs: processes, one for each core if None
     force: replace another dataset at ``dest``      on_progress: called with pictures done, their number, bytes written
-    raises UsageError for the options, DataError for the source or ``dest``, MachineError if the disk is full or a process was killed
+    raises UsageError for the options, DataError for the source or ``dest``, MachineError if the disk is full or
+        a process was killed
     """
     started, root = time.monotonic(), Path(dest)
     options = Options(val_share, test_share, seed, group, max_side, quality, tuple(renditions), shard_bytes)
@@ -97,7 +99,7 @@ def _num_bytes(part: Part) -> int:
 def _write_split(
     root: Path, plan: Plan, name: str, parts: list[Part], first: int, outcomes: Iterator[work.Outcome]
 ) -> Iterator[tuple[int, int]]:
-    """Write a split from position ``first`` on; yields the position reached and the bytes written, after each picture."""
+    """Write a split from position ``first`` on; yields after each picture: the position reached, the bytes written."""
     order = plan.orders[name]
     if first == len(order):
         return

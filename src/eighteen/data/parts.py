@@ -1,7 +1,9 @@
-"""A part is one finished shard of every rendition of a split, with what is known of its samples: what a pack that was interrupted keeps.
+"""A part: one finished shard of every rendition of a split, with what is known of its samples.
 
-Its files are named ``train/full-00003.tar``, ``train/160-00003.tar`` ...; its memory is ``.pack/train-00003.npz`` and, written last,
-``.pack/train-00003.json``.
+Parts are what a pack that was interrupted keeps.
+
+The files of one are named ``train/full-00003.tar``, ``train/160-00003.tar`` ...; its memory is
+``.pack/train-00003.npz`` and, written last, ``.pack/train-00003.json``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +121,8 @@ def _memory(root: Path, split: str, number: int) -> Path:
 
 def _save(root: Path, part: Part) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, samples=part.samples, **{f"index-{name}": index for name, index in part.indexes.items()})
+    arrays: dict[str, Any] = {f"index-{name}": index for name, index in part.indexes.items()}
+    np.savez(buffer, samples=part.samples, **arrays)
     memory = _memory(root, part.split, part.number)
     write_atomic(memory.with_suffix(".npz"), buffer.getvalue())
     facts = {"last": part.last, "converted": part.converted, "refused": part.refused}

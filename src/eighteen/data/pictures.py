@@ -1,8 +1,9 @@
-"""One picture as a person has it -> one as a dataset holds it: upright, gray or RGB, 8 bits, a baseline JPEG or raw pixels.
+"""A picture as a person has it -> as a dataset holds it: upright, gray or RGB, 8 bits, a baseline JPEG or raw pixels.
 
-A baseline JPEG (8-bit, gray or YCbCr, upright) is kept bit for bit unless a maximum side asks for less. Everything else is decoded, turned
-upright as its EXIF says, laid on white where it is transparent, and encoded once as a 4:2:0 JPEG: the subsampling of cameras and the web, half
-the decoding of 4:4:4. Of an animation the first frame is taken. Every picture is decoded whole: what breaks off is refused, never filled in.
+A baseline JPEG (8-bit, gray or YCbCr, upright) is kept bit for bit unless a maximum side asks for less. Everything else
+is decoded, turned upright as its EXIF says, laid on white where it is transparent, and encoded once as a 4:2:0 JPEG:
+the subsampling of cameras and the web, half the decoding of 4:4:4. Of an animation the first frame is taken. Every
+picture is decoded whole: what breaks off is refused, never filled in.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Unreadable(ValueError):
 
 
 def prepare(content: bytes, target: Target) -> Prepared | Refused:
-    """Turn the bytes of a picture file into what ``target`` asks for, or say why they cannot be used. Never raises for bad bytes."""
+    """Turn the bytes of a picture file into what ``target`` asks for, or say why they cannot be used."""
     try:
         image, converted = decode(content)
         return fit(image, target, converted=converted, content=content)
@@ -105,8 +106,9 @@ def decode(content: bytes) -> tuple[Image.Image, str | None]:
 
 
 def fit(image: Image.Image, target: Target, *, converted: str | None, content: bytes | None = None) -> Prepared:
-    """An upright L or RGB picture -> what ``target`` asks for; ``content`` is kept where it is a JPEG of just this picture.
+    """An upright L or RGB picture -> what ``target`` asks for.
 
+    content: the file; it is kept where ``converted`` is None and nothing has to change
     raises Unreadable if the picture cannot be a JPEG
     """
     channels = len(image.getbands())
@@ -133,7 +135,7 @@ def probe(content: bytes, max_side: int | None = None) -> tuple[int, int, int] |
             turned = _orientation(image) >= 5
     except Unreadable:
         return None
-    width, height = _limited(image.size[::-1] if turned else image.size, max_side)
+    width, height = _limited((image.height, image.width) if turned else image.size, max_side)
     return width, height, 1 if image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16") else 3
 
 
@@ -170,7 +172,7 @@ def _reason(error: Exception) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  broken metadata around sound pixels: upright, as viewers show it
+    except Exception:  # broken metadata around sound pixels: upright, as viewers show it
         return 1
     return value if isinstance(value, int) else 1
 
@@ -194,8 +196,9 @@ def _kind(image: Image.Image, header: JpegHeader | None) -> str | None:
 def _is_padded(content: bytes, header: JpegHeader, image: Image.Image) -> bool:
     """Whether a JPEG's scan ends too early although its end marker is there.
 
-    libjpeg fills up with flat blocks and only warns, which Pillow does not pass on. So, where the last block is flat, put noise before the end
-    marker: a complete scan never reads it, a short one does and comes out different.
+    libjpeg fills up with flat blocks and only warns, which Pillow does not pass on. So, where the last block is flat,
+    put noise before the end marker: a complete scan never reads it, a short one does and comes out different. (A loss within the chroma of the very
+    last block goes unseen.)
     """
     if header.end is None:
         return True
@@ -206,7 +209,7 @@ def _is_padded(content: bytes, header: JpegHeader, image: Image.Image) -> bool:
     try:
         noisy = Image.open(io.BytesIO(content[: header.end] + _NOISE + content[header.end :]), formats=("JPEG",))
         return noisy.tobytes() != image.tobytes()
-    except Exception:  # noqa: BLE001  only a scan that wants more data can stumble over them
+    except Exception:  # only a scan that wants more data can stumble over them
         return True
 
 

@@ -1,6 +1,6 @@
-"""What a pack will do, decided before anything is written: sources and options go in; the order of samples and the work come out.
+"""What a pack will do, decided before anything is written: sources and options go in; order and work come out.
 
-Two packs with the same plan write the same bytes, whatever the number of processes and however often they were interrupted.
+Two packs with the same plan write the same bytes, with any number of processes and however often interrupted.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _content(sources: Sources, number: int) -> str | NDArray[np.uint8]:
 
 
 def _order(sources: Sources, splits: Sequence[str], name: str, seed: int) -> NDArray[np.int64]:
-    """train is shuffled, so that readers who go through the shards from front to back meet all classes; the others are sorted."""
+    """train is shuffled, so that who reads the shards from front to back meets all classes; the others are sorted."""
     members = [number for number, one in enumerate(splits) if one == name]
     if sources.are_files:
         members.sort(key=lambda number: sources.items[number].name)
@@ -128,7 +128,7 @@ def _order(sources: Sources, splits: Sequence[str], name: str, seed: int) -> NDA
 
 
 def _tiny_shape(sources: Sources, max_side: int | None) -> tuple[int, int, int] | None:
-    """Height, width and channels if all pictures are tiny and of one size, else None. Looks no further than the first that is not."""
+    """Height, width and channels if all pictures are tiny and of one size, else None: at the first that is not."""
     shapes = _shapes(sources, max_side)
     shape = next(shapes, None)
     if shape is None or max(shape[:2]) > TINY_SIDE:
@@ -168,7 +168,7 @@ def _digest(sources: Sources, options: Options, splits: Sequence[str]) -> str:
         digest.update(f"{item.name!a} {item.label} {name} {item.num_bytes} {item.stamp}\n".encode())
     for array in sources.arrays.values():
         digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

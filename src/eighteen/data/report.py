@@ -72,8 +72,8 @@ class PackReport:
         """All that is not in the table, a fact a line."""
         low, middle, high = self.sides
         lines = [
-            f"{self.num_samples:,} samples in {len(self.classes):,} classes, {self.num_bytes / 1e6:,.1f} MB, sides {low} to {high} px "
-            f"(median {middle}), in {self.seconds:.1f} s"
+            f"{self.num_samples:,} samples in {len(self.classes):,} classes, {self.num_bytes / 1e6:,.1f} MB, "
+            f"sides {low} to {high} px (median {middle}), in {self.seconds:.1f} s"
         ]
         if self.kept:
             lines.append(f"kept from an earlier pack: {self.kept:,} shards")

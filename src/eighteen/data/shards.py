@@ -1,7 +1,8 @@
 """The files that hold samples: written once, front to back; read by offset.
 
-A shard is a plain USTAR tar in the WebDataset layout: for each sample ``00000012.jpg`` and ``00000012.cls`` (its label, as text), one after the
-other. Pictures of one small size are one ``.npy`` array instead, uint8 [N, H, W, C]. Either way a sample is some bytes at an offset.
+A shard is a plain USTAR tar in the WebDataset layout: for each sample ``00000012.jpg`` and ``00000012.cls`` (its label,
+as text), one after the other. Pictures of one small size are one ``.npy`` array instead, uint8 [N, H, W, C]. Either way
+a sample is some bytes at an offset.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class TarWriter:
 
 
 class RawWriter:
-    """One raw array while it is written: uint8 [N, height, width, channels] in an ``.npy`` file whose N is known at the end."""
+    """One raw array while it is written: an ``.npy`` file of uint8 [N, height, width, channels], N known at the end."""
 
     suffix = ".raw.npy"
 

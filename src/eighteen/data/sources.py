@@ -1,6 +1,7 @@
-"""What a person has, listed: a folder, a manifest, IDX files or arrays go in; one item a picture, with its class and split, comes out.
+"""What a person has, listed: a folder, a manifest, IDX files or arrays go in; an item for each picture comes out.
 
-Nothing is decoded here and nothing is written: whatever is wrong with a source as a whole is said before a dataset is begun.
+Nothing is decoded here and nothing is written: what is wrong with a source as a whole is said before a dataset is
+begun.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ class Found:
 def read(source: Any, *, group: str | None = None) -> Sources:
     """List a source.
 
-    source: a path to a folder (one sub-folder a class, with train/val[/test] on top or without; or IDX files; or .npy files), to a manifest
-        (.csv, .tsv, .parquet) or to a .npz file; or ``(images, labels)`` in memory; or ``{"train": (images, labels), "val": ...}``
+    source: a path to a folder (one sub-folder a class, with train/val[/test] on top or without; or IDX files; or .npy
+        files), to a manifest (.csv, .tsv, .parquet) or to a .npz file; or ``(images, labels)`` in memory; or
+        ``{"train": (images, labels), "val": ...}``
     group: a regular expression on the relative path, whose first group names the group; or a column of the manifest
     raises DataError for what cannot be packed, UsageError for what cannot be understood
     """
@@ -123,7 +125,10 @@ def in_class_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def group_by(pattern: str) -> Callable[[str], str]:
-    """The function that finds a path's group by a regular expression. Raises UsageError for a bad one, DataError for a path it does not match."""
+    """The function that finds a path's group by a regular expression; it raises DataError for a path that has none.
+
+    raises UsageError for an expression that cannot do that
+    """
     try:
         expression = re.compile(pattern)
         if not expression.groups:
@@ -188,9 +193,9 @@ def _check_twins(sources: Sources) -> None:
         if key in seen:
             raise DataError(
                 f"read {sources.place}",
-                got=f"the classes {ascii(seen[key])} and {ascii(name)}, which differ in case, spaces or Unicode form only",
+                got=f"the classes {seen[key]!a} and {name!a}, which differ in case, spaces or Unicode form only",
                 need="classes that nobody can mix up",
-                hint=f"give both the same name, or two different ones: mv {ascii(name)} ...",
+                hint="give both the same name, or two that differ",
             )
         seen[key] = name
 

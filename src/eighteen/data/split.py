@@ -66,12 +66,12 @@ def _check_counts(sources: Sources, items: Sequence[Item], groups: Sequence[str]
             f"split {sources.place}",
             got=f"{number}{of_group} in class {few[0]!r}{more}",
             need=f"{num_splits} or more in each class, one for each split",
-            hint="add pictures, leave the class out, give train and val folders of your own, or --val-share 0 for no val split",
+            hint="add pictures, leave the class out, or split the pictures into train and val folders yourself",
         )
 
 
 def _draw_pictures(items: Sequence[Item], groups: Sequence[str], shares: Mapping[str, float], seed: int) -> list[str]:
-    """Exact: of n pictures of a class, round(n * share) go to each split, at least one, and at least one stays in train."""
+    """Exact: of n pictures of a class, round(n * share) go to each split: at least one, and one stays in train."""
     keys = _keys(groups, seed)
     labels = np.array([item.label for item in items])
     splits = np.full(len(items), "train", object)

@@ -1,4 +1,4 @@
-"""What the processes of a pack do: paths or pixels go in, prepared pictures come out. Quick to import, as each process must."""
+"""What the processes of a pack do: paths or pixels go in, prepared pictures come out. Quick to import: each must."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: J
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Let spawned processes not import ``__main__`` again: a person's script without the usual guard would start its work anew in each of them."""
+    """Let spawned processes not import ``__main__`` again: a script without the guard would start anew in each."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eighteen.demo.pictures import CLASSES, draw
 
-RECIPE = ("--recipe", "small", "--name", "demo")
+RECIPE = ("--recipe", "demo")
 
 
 def run_demo(folder: Path, *, num_samples: int = 3000) -> int:

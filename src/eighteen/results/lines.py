@@ -92,7 +92,7 @@ def clock(seconds: float) -> str:
 
 def waiting(waits: Mapping[str, float] | None) -> float | None:
     """The share of time in which steps waited for their pictures."""
-    return waits.get("wait", waits.get("data")) if waits else None
+    return waits.get("data") if waits else None
 
 
 def visible(text: str) -> str:

@@ -56,7 +56,7 @@ def _headline(evaluation: Evaluation) -> Text:
         "top-1": percent(evaluation.top1),
         "top-5": percent(evaluation.top5),
         "loss": f"{evaluation.loss:.4f}",
-        "calibration error": percent(expected_calibration_error(evaluation.calibration)),
+        "ECE": percent(expected_calibration_error(evaluation.calibration)),
     }
     text = Text(f"{visible(evaluation.split)}, {evaluation.num_samples:,} pictures")
     for name, value in figures.items():

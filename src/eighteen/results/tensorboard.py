@@ -6,7 +6,7 @@ event's. Tags:
     train/loss  train/top1  train/top5  train/lr  train/images_per_s
     train/size  train/batch  train/epoch  train/skipped
     SPLIT/loss  SPLIT/top1  SPLIT/top5      (val/top1 ...; shares in [0, 1])
-    time/waiting  time/STAGE                (shares of the time since the last step event)
+    time/STAGE      (shares of the time since the last step event: data, communication, compute ...)
     machine/memory_bytes
 """
 
@@ -23,7 +23,6 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from eighteen.base.errors import UsageError
 from eighteen.base.events import Event, read
-from eighteen.results.lines import waiting
 
 _TRAIN = ("loss", "top1", "top5", "lr", "images_per_s", "size", "batch", "epoch", "skipped")
 _EVAL = ("loss", "top1", "top5")
@@ -66,10 +65,8 @@ def scalars(event: Event) -> Iterator[tuple[str, float]]:
     if event["event"] == "step":
         yield from _numbers(event, "train", _TRAIN)
         yield from _numbers(event, "machine", ("memory_bytes",))
-        waits = event.get("waits")
-        if isinstance(waits, Mapping):
-            yield from _numbers(waits, "time", tuple(waits))
-        yield from _numbers({"waiting": waiting(waits)}, "time", ("waiting",))
+        waits = event.get("waits") or {}
+        yield from _numbers(waits, "time", tuple(waits))
     elif event["event"] == "eval":
         yield from _numbers(event, event.get("split") or "val", _EVAL)
 

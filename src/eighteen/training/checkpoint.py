@@ -64,7 +64,8 @@ def save(folder: Path, *, tensors: dict[str, dict[str, Tensor]], state: dict[str
     """
     path = folder / name(state["step"])
     temp = folder / f".{path.name}.tmp"
-    shutil.rmtree(temp, ignore_errors=True)
+    for unfinished in folder.glob(".step-*.tmp"):
+        shutil.rmtree(unfinished)
     temp.mkdir(parents=True)
     try:
         for part, named in tensors.items():
@@ -101,7 +102,7 @@ def open(path: Path) -> Checkpoint:
 
 def committed(run: RunDir) -> list[Path]:
     """The run's finished checkpoints, oldest first."""
-    return sorted(mark.parent for mark in run.checkpoints.glob(f"step-*/{COMMIT}"))
+    return sorted((mark.parent for mark in run.checkpoints.glob(f"step-*/{COMMIT}")), key=lambda path: int(path.name[5:]))
 
 
 def newest(run: RunDir) -> Checkpoint:

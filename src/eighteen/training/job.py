@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from eighteen.base.errors import RecipeError
 from eighteen.base.order import Order
 from eighteen.base.recipe import Recipe
 from eighteen.base.rundir import RunDir
@@ -42,10 +41,6 @@ class Job:
 
 def job(recipe: Recipe, data: Dataset, run: RunDir, world: World) -> Job:
     train, device, balance = data.splits["train"], device_of(world), recipe.data.balance
-    for number, phase in enumerate(recipe.phases):
-        if phase.batch < 2 * world.size:
-            need = f"at least 2 for each of the {world.size} ranks"
-            raise RecipeError(f"phases[{number}].batch", got=str(phase.batch), need=need, hint=f"--batch {64 * world.size}")
     weights = None
     if balance == "weights":
         counts = torch.bincount(torch.from_numpy(train.labels.copy()), minlength=len(data.classes)).float()

@@ -54,11 +54,22 @@ def _by_timm_name(name: str, *, pretrained: bool) -> Callable[..., Any]:
     return lambda **args: timm.create_model(name, pretrained=pretrained, **args)
 
 
-def start_from(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> list[str]:
-    """Copy the weights of another model of the same kind; a head of another shape keeps its new weights. Returns the names not copied.
+def weights_asked_for(model: Model) -> str | None:
+    """The run or file to start from; timm's own weights come with the model."""
+    return None if model.init == PRETRAINED else model.init
+
+
+def start_from(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> None:
+    """Copy the weights of another model of the same kind; a head of another shape keeps its new weights.
 
     Raises DataError if anything but the head differs.
     """
+    fresh = fresh_names(model, weights, origin=origin)
+    model.load_state_dict({name: tensor for name, tensor in weights.items() if name not in fresh}, strict=False)
+
+
+def fresh_names(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> list[str]:
+    """The weights of the head that ``weights`` cannot fill; DataError if anything but the head differs."""
     own = model.state_dict()
     head = _head_names(model)
     fresh = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
@@ -69,7 +80,6 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) 
             need="weights of the same model (only the last layer may differ)",
             hint="--model with the name that made these weights",
         )
-    model.load_state_dict({**own, **{name: tensor for name, tensor in weights.items() if name not in fresh}})
     return fresh
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eighteen.base import rundir
 from eighteen.training import checkpoint, dist, models, optim
 from eighteen.training.buffers import flatten_buffers
 from eighteen.training.card import Card
 from eighteen.training.job import Job
+from eighteen.training.weights import weights_of
 
 
 @dataclass
@@ -62,11 +62,11 @@ class State:
 
 def start(this: Job, model: nn.Module | None = None) -> State:
     """Step 0. ``model`` stands in for the recipe's, if given."""
-    recipe, init = this.recipe, this.recipe.model.init
+    recipe = this.recipe
     if model is None:
         model = models.build(recipe.model, num_classes=this.num_classes, in_chans=this.channels, seed=recipe.train.seed)
-        if init not in (None, models.PRETRAINED):
-            models.start_from(model, weights_of(Path(init)), origin=init)
+        if init := models.weights_asked_for(recipe.model):
+            models.start_from(model, weights_of(init), origin=init)
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
     model = model.to(device=this.device, memory_format=torch.channels_last)
     buffers = flatten_buffers(model)
@@ -152,10 +152,3 @@ def card_of(this: Job) -> Card:
         kind=data.splits["train"].renditions["full"].kind,
         model={"name": recipe.model.name, "args": recipe.model.args},
     )
-
-
-def weights_of(origin: Path) -> dict[str, Tensor]:
-    """The best weights of a run, or those of a safetensors file."""
-    if origin.is_dir():
-        return checkpoint.best(rundir.open(origin)).weights()
-    return models.read_weights(origin)
