@@ -75,16 +75,29 @@ def train(
     ranks = _num_ranks(gpus, procs, here)
     module = model if model is not None and not isinstance(model, str) else None
     if module is not None and ranks > 1:
-        raise UsageError("train a module on several ranks", got=f"{ranks} ranks", need="a model that each can build", hint="model='package.module:function'")
+        raise UsageError(
+            "train a module on several ranks",
+            got=f"{ranks} ranks",
+            need="a model that each can build",
+            hint="model='package.module:function'",
+        )
 
     def prepare() -> tuple[RunDir, Dataset]:
         dataset = _dataset(data, say)
         resolved = _resolve(recipe, dataset, model=model if isinstance(model, str) else None, epochs=epochs, batch=batch, changes=changes, init=init,
                             freeze_to=freeze_to, say=say)  # fmt: skip
         if module is not None:
-            resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"name": _path_of(module), "args": {}})})
+            resolved = resolved.model_copy(
+                update={"model": resolved.model.model_copy(update={"name": _path_of(module), "args": {}})}
+            )
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), model=module)
-        run = rundir.create(Path(runs_dir), name or f"{dataset.path.stem}-{resolved.name}", recipe=resolved, command=_command(dataset), environment=environment())
+        run = rundir.create(
+            Path(runs_dir),
+            name or f"{dataset.path.stem}-{resolved.name}",
+            recipe=resolved,
+            command=_command(dataset),
+            environment=environment(),
+        )
         say(f"run {run.path}")
         return run, dataset
 
@@ -106,10 +119,22 @@ def resume(
         folder = rundir.open(os.fspath(run))
         return folder, open(data or _dataset_of(folder))
 
-    return _start(prepare, ranks=_num_ranks(gpus, procs, world.from_environment()), on_cpu=bool(procs), on_event=on_event, module=model)
+    return _start(
+        prepare,
+        ranks=_num_ranks(gpus, procs, world.from_environment()),
+        on_cpu=bool(procs),
+        on_event=on_event,
+        module=model,
+    )
 
 
-def evaluate(run: str | os.PathLike[str], data: Dataset | str | os.PathLike[str], *, split: str | None = None, checkpoint: str | None = None) -> Evaluation:
+def evaluate(
+    run: str | os.PathLike[str],
+    data: Dataset | str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    checkpoint: str | None = None,
+) -> Evaluation:
     """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``. On several ranks under torchrun."""
     from eighteen.results import tables
     from eighteen.training import checkpoint as checkpoints
@@ -117,7 +142,11 @@ def evaluate(run: str | os.PathLike[str], data: Dataset | str | os.PathLike[str]
     from eighteen.training.evaluate import evaluate as count
     from eighteen.training.precision import autocast_dtype
 
-    folder, dataset, here = rundir.open(run), data if isinstance(data, Dataset) else open(data), world.from_environment()
+    folder, dataset, here = (
+        rundir.open(run),
+        data if isinstance(data, Dataset) else open(data),
+        world.from_environment(),
+    )
     saved = checkpoints.open(folder.checkpoints / checkpoint) if checkpoint else checkpoints.best(folder)
     chosen = _split(dataset, split)
     _check_classes(saved.card.classes, dataset, folder)
@@ -136,7 +165,14 @@ def eval_folder(run: RunDir, data: Path, split: str) -> Path:
     return run.eval / f"{data.stem}-{split}"
 
 
-def preview(data: Dataset | str | os.PathLike[str], *, recipe: str = "auto", changes: Sequence[str] = (), count: int = 32, seed: int = 0) -> Image:
+def preview(
+    data: Dataset | str | os.PathLike[str],
+    *,
+    recipe: str = "auto",
+    changes: Sequence[str] = (),
+    count: int = 32,
+    seed: int = 0,
+) -> Image:
     """A contact sheet of training pictures as the recipe's first phase augments them, with their labels."""
     from eighteen.results.preview import contact_sheet
 
@@ -145,7 +181,13 @@ def preview(data: Dataset | str | os.PathLike[str], *, recipe: str = "auto", cha
     return contact_sheet(dataset, resolved, count=count, seed=seed)
 
 
-def load(run: str | os.PathLike[str], *, checkpoint: str | None = None, model: nn.Module | None = None, device: str | None = None) -> Classifier:
+def load(
+    run: str | os.PathLike[str],
+    *,
+    checkpoint: str | None = None,
+    model: nn.Module | None = None,
+    device: str | None = None,
+) -> Classifier:
     """The classifier that a run trained: its best weights, with the preprocessing they were trained with.
 
     model: the module itself, where the recipe does not say how to build it
@@ -162,7 +204,14 @@ def load(run: str | os.PathLike[str], *, checkpoint: str | None = None, model: n
     return Classifier(models.restore(saved.card, saved.weights(), model=model), saved.card, device=place)
 
 
-def _start(prepare: Callable[[], tuple[RunDir, Dataset]], *, ranks: int, on_cpu: bool, on_event: OnEvent | None, module: nn.Module | None) -> Result:
+def _start(
+    prepare: Callable[[], tuple[RunDir, Dataset]],
+    *,
+    ranks: int,
+    on_cpu: bool,
+    on_event: OnEvent | None,
+    module: nn.Module | None,
+) -> Result:
     """Train what ``prepare`` makes ready: in this process, as one of the ranks that torchrun started, or on ranks of our own."""
     here = world.from_environment()
     if ranks > 1:
@@ -175,7 +224,9 @@ def _start(prepare: Callable[[], tuple[RunDir, Dataset]], *, ranks: int, on_cpu:
     with dist.connected(here, device), ExitStack() as stack:
         run, dataset = _agreed(prepare, here, device)
         sink = _sinks(run, on_event, stack) if here.is_first else None
-        stack.enter_context(full_disk_is_said(run.path, hint=f"df -h {run.path}; then eighteen train --resume {run.path}"))
+        stack.enter_context(
+            full_disk_is_said(run.path, hint=f"df -h {run.path}; then eighteen train --resume {run.path}")
+        )
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
 
 
@@ -194,7 +245,11 @@ def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, de
     paths = dist.share([str(made[0].path), str(made[1].path)] if isinstance(made, tuple) else None, here, device)
     if paths is None:
         got, need = "an error", "a run that it could make ready"
-        raise made if isinstance(made, EighteenError) else PeerLost("wait for the first rank", got=got, need=need, hint="see what rank 0 printed")
+        raise (
+            made
+            if isinstance(made, EighteenError)
+            else PeerLost("wait for the first rank", got=got, need=need, hint="see what rank 0 printed")
+        )
     return made if isinstance(made, tuple) else (rundir.open(paths[0]), open(paths[1]))
 
 
@@ -290,32 +345,61 @@ def _num_ranks(gpus: int | None, procs: int | None, here: world.World) -> int:
         return 1
     flag = "--gpus" if gpus is not None else "--procs"
     if gpus is not None and procs is not None:
-        raise UsageError("start ranks", got="both --gpus and --procs", need="one of them", hint="--gpus for GPUs, --procs for CPU processes")
+        raise UsageError(
+            "start ranks",
+            got="both --gpus and --procs",
+            need="one of them",
+            hint="--gpus for GPUs, --procs for CPU processes",
+        )
     if here.size > 1:
-        raise UsageError(f"{flag} {asked}", got="ranks that somebody else has started", need="one of the two", hint=f"leave out {flag} under torchrun")
+        raise UsageError(
+            f"{flag} {asked}",
+            got="ranks that somebody else has started",
+            need="one of the two",
+            hint=f"leave out {flag} under torchrun",
+        )
     if asked < 1:
         raise UsageError(flag, got=str(asked), need="at least 1", hint=f"{flag} 2")
     if gpus is not None:
         import torch
 
         if gpus > torch.cuda.device_count():
-            hint = f"--gpus {torch.cuda.device_count()}" if torch.cuda.device_count() else f"--procs {gpus}, for CPU processes"
-            raise MachineError(f"--gpus {gpus}", got=f"{torch.cuda.device_count()} GPUs", need="as many GPUs as ranks", hint=hint)
+            hint = (
+                f"--gpus {torch.cuda.device_count()}"
+                if torch.cuda.device_count()
+                else f"--procs {gpus}, for CPU processes"
+            )
+            raise MachineError(
+                f"--gpus {gpus}", got=f"{torch.cuda.device_count()} GPUs", need="as many GPUs as ranks", hint=hint
+            )
     return asked
 
 
 def _split(dataset: Dataset, name: str | None) -> str:
     chosen = name or ("val" if "val" in dataset.splits else "test" if "test" in dataset.splits else "train")
     if chosen not in dataset.splits:
-        raise UsageError(f"evaluate the split {chosen}", got=f"a dataset with {', '.join(dataset.splits)}", need="one of those", hint="--split val")
+        raise UsageError(
+            f"evaluate the split {chosen}",
+            got=f"a dataset with {', '.join(dataset.splits)}",
+            need="one of those",
+            hint="--split val",
+        )
     return chosen
 
 
 def _check_classes(classes: tuple[str, ...], dataset: Dataset, run: RunDir) -> None:
     if classes != dataset.classes:
-        differing = next((pair for pair in zip(classes, dataset.classes, strict=False) if pair[0] != pair[1]), (len(classes), len(dataset.classes)))
+        differing = next(
+            (pair for pair in zip(classes, dataset.classes, strict=False) if pair[0] != pair[1]),
+            (len(classes), len(dataset.classes)),
+        )
         got = f"other classes in {dataset.path} ({differing[1]!r} where the run has {differing[0]!r})"
-        raise DataError(f"evaluate {run.path}", got=got, need="the classes it was trained on, in the same order", hint="eighteen predict, for pictures of any kind")
+        raise DataError(
+            f"evaluate {run.path}",
+            got=got,
+            need="the classes it was trained on, in the same order",
+            hint="eighteen predict, for pictures of any kind",
+        )
 
 
 def _path_of(module: nn.Module) -> str:

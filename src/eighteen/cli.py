@@ -34,7 +34,14 @@ def main(arguments: Iterable[str] | None = None) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _show(UsageError("read the command line", got=str(error).rstrip("."), need="a command as --help shows it", hint="eighteen --help"))
+        return _show(
+            UsageError(
+                "read the command line",
+                got=str(error).rstrip("."),
+                need="a command as --help shows it",
+                hint="eighteen --help",
+            )
+        )
     except EighteenError as error:
         return _show(error)
     except KeyboardInterrupt:
@@ -120,7 +127,15 @@ def check(dataset: Path) -> None:
 
 
 @app.command
-def preview(dataset: Path, *, recipe: str = "auto", set_: Changes = (), out: Path = Path("preview.png"), count: int = 32, seed: int = 0) -> None:
+def preview(
+    dataset: Path,
+    *,
+    recipe: str = "auto",
+    set_: Changes = (),
+    out: Path = Path("preview.png"),
+    count: int = 32,
+    seed: int = 0,
+) -> None:
     """Draw a contact sheet of augmented training pictures with their labels.
 
     Parameters
@@ -177,7 +192,12 @@ def train(
     from eighteen.results.terminal import Display
 
     if (data is None) == (resume is None):
-        raise UsageError("train", got="nothing to train on" if data is None else "both data and a run to resume", need="one of them", hint="eighteen train photos.e18")
+        raise UsageError(
+            "train",
+            got="nothing to train on" if data is None else "both data and a run to resume",
+            need="one of them",
+            hint="eighteen train photos.e18",
+        )
     say = _console(stderr=True).print
     with Display() as display:
         if resume is not None:
@@ -225,7 +245,15 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
 
 
 @app.command
-def predict(run: Path, *pictures: str, top: int = 5, out: Path | None = None, format: str | None = None, batch: int = 64, checkpoint: str | None = None) -> None:
+def predict(
+    run: Path,
+    *pictures: str,
+    top: int = 5,
+    out: Path | None = None,
+    format: str | None = None,
+    batch: int = 64,
+    checkpoint: str | None = None,
+) -> None:
     """Say what pictures show.
 
     Parameters
@@ -248,7 +276,12 @@ def predict(run: Path, *pictures: str, top: int = 5, out: Path | None = None, fo
     top = min(top, len(classifier.classes))
     unread = predictions.write(classifier.stream(paths, top=top, batch=batch), out, top=top, format=format)
     if unread:
-        raise DataError("predict every picture", got=f"{unread} that cannot be read", need="pictures that can be decoded", hint="look at the errors in the output")
+        raise DataError(
+            "predict every picture",
+            got=f"{unread} that cannot be read",
+            need="pictures that can be decoded",
+            hint="look at the errors in the output",
+        )
 
 
 @app.command

@@ -6,7 +6,9 @@ from eighteen.base.errors import DataError, UsageError
 
 
 def make(parent, name="flowers"):
-    return rundir.create(parent, name, recipe=recipes.load("fast"), command="eighteen train", environment={"python": "3"})
+    return rundir.create(
+        parent, name, recipe=recipes.load("fast"), command="eighteen train", environment={"python": "3"}
+    )
 
 
 def test_runs_of_the_same_second_are_two_runs(tmp_path):

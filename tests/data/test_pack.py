@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import webdataset
+import webdataset.compat
 from PIL import Image
 
-from eighteen.base.errors import DataError, MachineError, UsageError
+from eighteen.base.errors import DataError, UsageError
 from eighteen.data import dataset
 from eighteen.data.pack import pack
 
@@ -83,7 +83,7 @@ def test_a_pack_reports_what_it_did(tmp_path: Path) -> None:
 
 
 def test_refused_pictures_are_in_bad_csv_with_their_cause(tmp_path: Path) -> None:
-    name = 'odd "name",\nкот.jpg'
+    name = 'odd "name",\n猫.jpg'
     _folder(tmp_path / "photos", 5, 5)
     (tmp_path / "photos/class 1" / name).write_bytes(b"")
     pack(tmp_path / "photos", tmp_path / "p.e18", procs=1)
@@ -127,11 +127,8 @@ def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
     full = split.renditions["full"]
     assert len(full.shards) > 1
     urls = [str(tmp_path / "p.e18" / shard) for shard in full.shards]
-    seen = list(
-        webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
-        .decode("rgb8")
-        .to_tuple("__key__", "jpg", "cls")
-    )
+    reader: Any = webdataset.compat.WebDataset(urls, shardshuffle=False, empty_check=False)
+    seen = list(reader.decode("rgb8").to_tuple("__key__", "jpg", "cls"))
     assert [key for key, _, _ in seen] == [f"{sample:08d}" for sample in range(36)]
     assert [label for _, _, label in seen] == split.labels.tolist()
     np.testing.assert_array_equal(seen[5][1], np.asarray(Image.open(io.BytesIO(full.read(5)))))
@@ -302,7 +299,7 @@ def test_a_killed_pack_starts_again_where_things_have_changed(
         _image(1).save(photos / "class 0/new.jpg")
     if change == "shard":
         (dest / "train/full-00000.tar").write_bytes(b"cut")
-    options = {"shard_bytes": SHARD_BYTES, "quality": 80 if change == "option" else 90}
+    options: dict[str, Any] = {"shard_bytes": SHARD_BYTES, "quality": 80 if change == "option" else 90}
     assert pack(photos, dest, procs=1, **options).kept == 0
     pack(photos, tmp_path / "whole.e18", procs=1, **options)
     assert _digests(dest) == _digests(tmp_path / "whole.e18")

@@ -1,19 +1,20 @@
 """What can go wrong, as types: each error knows its exit code and its four parts.
 
-    EighteenError                      1  a bug, if it is raised as itself
-    ├── UsageError (ValueError)        2  a command, an argument or a Python call
-    │   └── RecipeError                2  a key or value of a recipe
-    ├── DataError (ValueError)         3  sources or a dataset that cannot be used
-    ├── MachineError                   4  this machine cannot do what was asked
-    ├── Diverged                       5  the loss was not finite three steps in a row
-    ├── BudgetSpent                    6  time or money ended before the target
-    ├── PeerLost                       7  another rank is gone
-    └── Stopped                       75  stopped and saved: the same command again goes on
+EighteenError                      1  a bug, if it is raised as itself
+├── UsageError (ValueError)        2  a command, an argument or a Python call
+│   └── RecipeError                2  a key or value of a recipe
+├── DataError (ValueError)         3  sources or a dataset that cannot be used
+├── MachineError                   4  this machine cannot do what was asked
+├── Diverged                       5  the loss was not finite three steps in a row
+├── BudgetSpent                    6  time or money ended before the target
+├── PeerLost                       7  another rank is gone
+└── Stopped                       75  stopped and saved: the same command again goes on
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -66,6 +67,15 @@ class PeerLost(EighteenError):
 
 class Stopped(EighteenError):
     exit_code = 75
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What a process that ends with this error returns."""
+    if isinstance(error, EighteenError):
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError.exit_code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:

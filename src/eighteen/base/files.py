@@ -35,7 +35,9 @@ def full_disk_is_said(folder: Path, *, hint: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise MachineError(f"write into {folder}", got=str(error.strerror).lower(), need="room on its disk", hint=hint) from error
+        raise MachineError(
+            f"write into {folder}", got=str(error.strerror).lower(), need="room on its disk", hint=hint
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

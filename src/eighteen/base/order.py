@@ -45,7 +45,9 @@ def _permutation(seed: int, epoch: int, length: int, salt: int = 0) -> NDArray[n
 
 
 _epoch_permutation = lru_cache(maxsize=2)(_permutation)  # two epochs may meet in one batch
-_class_permutation = lru_cache(maxsize=4096)(_permutation)  # each class has its own, all of them together as large as one epoch's
+_class_permutation = lru_cache(maxsize=4096)(
+    _permutation
+)  # each class has its own, all of them together as large as one epoch's
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,18 @@ class Order:
         # The stream is made of rounds: one sample from every class, the classes of a round in random order.
         rounds, places = np.divmod(stream, len(self._members))
         turns, inverse = np.unique(rounds, return_inverse=True)
-        classes = np.argsort(random_bits(self.seed, -1, turns[:, None], np.arange(len(self._members))), kind="stable")[inverse, places]
+        classes = np.argsort(random_bits(self.seed, -1, turns[:, None], np.arange(len(self._members))), kind="stable")[
+            inverse, places
+        ]
         sizes = np.array([len(members) for members in self._members])
         visits, ranks = np.divmod(rounds, sizes[classes])
         samples = np.empty_like(stream)
         for label in np.unique(classes).tolist():
             for visit in np.unique(visits[here := classes == label]).tolist():
                 chosen = here & (visits == visit)
-                samples[chosen] = self._members[label][_class_permutation(self.seed, visit, sizes[label], label)[ranks[chosen]]]
+                samples[chosen] = self._members[label][
+                    _class_permutation(self.seed, visit, sizes[label], label)[ranks[chosen]]
+                ]
         return samples, visits
 
     def cursor(self, stream: int) -> Cursor:

@@ -30,8 +30,12 @@ class Model(Section):
     name: str = Field(description="a timm name, or package.module:function that takes num_classes and in_chans")
     args: dict[str, Any] = {}
     init: str | None = Field(None, description="a run, or a safetensors file, whose weights are the start")
-    freeze_to: str | None = Field(None, description="this stage and all before it keep their weights, e.g. 'features.28'")
-    lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="stage -> multiplier of its learning rate")
+    freeze_to: str | None = Field(
+        None, description="this stage and all before it keep their weights, e.g. 'features.28'"
+    )
+    lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="stage -> multiplier of its learning rate"
+    )
 
 
 class Drops(Section):
@@ -51,10 +55,14 @@ class Optim(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # never on norms and biases
     batch: PositiveInt = Field(description="the batch that the learning rates are written for; they scale with it")
     lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops
-    curve: Literal["linear", "cosine", "step"] = Field("linear", description="how the rate goes from one point to the next")
+    curve: Literal["linear", "cosine", "step"] = Field(
+        "linear", description="how the rate goes from one point to the next"
+    )
     label_smoothing: Share = 0.0
     clip: Annotated[float, Field(ge=0)] = Field(0.0, description="largest norm of all gradients together; 0: any")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the weights' moving average a step; 0: none")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of the weights' moving average a step; 0: none"
+    )
 
     @model_validator(mode="after")
     def _lr_starts_at_zero_and_rises_in_epochs(self) -> Self:
@@ -69,7 +77,9 @@ class Phase(Section):
     epochs: Annotated[float, Field(gt=0)]
     size: Size  # in a file also "100%", of the side of the dataset's pictures, where all have one
     batch: PositiveInt
-    min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="smallest share of the picture's area in a random crop; 1: no crop")
+    min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25, description="smallest share of the picture's area in a random crop; 1: no crop"
+    )
 
 
 class Augment(Section):
@@ -104,17 +114,25 @@ class Augment(Section):
 
 class Eval(Section):
     size: Size
-    crop: Annotated[float, Field(gt=0, le=1)] = Field(0.875, description="share of the short side that the centre crop keeps")
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.875, description="share of the short side that the centre crop keeps"
+    )
     rect: bool = Field(False, description="batches of like aspect ratio keep it, sides multiples of 32")
     batch: PositiveInt = 256
     every: PositiveInt = Field(1, description="epochs between evaluations; the last epoch always has one")
 
 
 class Data(Section):
-    rendition: str = Field("auto", description="which rendition to read; auto: the smallest that suffices for the phase's size")
-    balance: Literal["none", "weights", "sampling"] = Field("none", description="against class imbalance: weigh the loss, or draw classes evenly")
+    rendition: str = Field(
+        "auto", description="which rendition to read; auto: the smallest that suffices for the phase's size"
+    )
+    balance: Literal["none", "weights", "sampling"] = Field(
+        "none", description="against class imbalance: weigh the loss, or draw classes evenly"
+    )
     gray: bool = Field(True, description="train with one channel where all pictures are gray")
-    mean: tuple[float, ...] | None = Field(None, description="per channel, of pixels in [0, 1]; none: the dataset's own")
+    mean: tuple[float, ...] | None = Field(
+        None, description="per channel, of pixels in [0, 1]; none: the dataset's own"
+    )
     std: tuple[float, ...] | None = None
 
 
@@ -123,10 +141,14 @@ class Train(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
     compile: bool = False
     deterministic: bool = False
-    micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="most pictures in one forward pass of a rank; 0: its whole share")
+    micro_batch: Annotated[int, Field(ge=0)] = Field(
+        0, description="most pictures in one forward pass of a rank; 0: its whole share"
+    )
     checkpoint: Literal["epoch", "phase"] = "epoch"
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
-    patience: Annotated[int, Field(ge=0)] = Field(0, description="stop after this many evaluations without a better top-1; 0: never")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        0, description="stop after this many evaluations without a better top-1; 0: never"
+    )
     log_every: PositiveInt = Field(10, description="steps between step events")
 
 
@@ -157,7 +179,11 @@ class Recipe(Section):
 def bundled() -> dict[str, str]:
     """The recipes that come with the program: name -> TOML text."""
     files = resources.files("eighteen.recipes").iterdir()
-    return {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in sorted(files, key=lambda f: f.name) if file.name.endswith(".toml")}
+    return {
+        file.name.removesuffix(".toml"): file.read_text("utf-8")
+        for file in sorted(files, key=lambda f: f.name)
+        if file.name.endswith(".toml")
+    }
 
 
 def text(name: str) -> str:
@@ -296,17 +322,26 @@ def _explain(error: ValidationError) -> RecipeError:
     """The first fault that pydantic found, in our four parts; faults of unknown keys first, since they cause the others."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
-    location = [part for part in fault["loc"] if not (isinstance(part, str) and (part.startswith("list[") or part == "Drops"))]
+    location = [
+        part for part in fault["loc"] if not (isinstance(part, str) and (part.startswith("list[") or part == "Drops"))
+    ]
     where = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location)) or "recipe"
     dotted = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         valid = _fields_at(location[:-1])
-        return RecipeError(where, got="an unknown key", need=f"one of {', '.join(sorted(valid))}", hint=did_you_mean(str(location[-1]), valid))
+        return RecipeError(
+            where,
+            got="an unknown key",
+            need=f"one of {', '.join(sorted(valid))}",
+            hint=did_you_mean(str(location[-1]), valid),
+        )
     if fault["type"] == "missing":
         return RecipeError(where, got="nothing", need="a value", hint=f"--set {dotted}=...")
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     got = repr(fault["input"]) if not isinstance(fault["input"], dict) else "values that contradict each other"
-    return RecipeError(where, got=got, need=message, hint=f"--set {dotted}=..." if dotted else "eighteen recipes shows valid ones")
+    return RecipeError(
+        where, got=got, need=message, hint=f"--set {dotted}=..." if dotted else "eighteen recipes shows valid ones"
+    )
 
 
 def _fields_at(location: list[Any]) -> list[str]:

@@ -197,8 +197,8 @@ def _is_padded(content: bytes, header: JpegHeader, image: Image.Image) -> bool:
     """Whether a JPEG's scan ends too early although its end marker is there.
 
     libjpeg fills up with flat blocks and only warns, which Pillow does not pass on. So, where the last block is flat,
-    put noise before the end marker: a complete scan never reads it, a short one does and comes out different. (A loss within the chroma of the very
-    last block goes unseen.)
+    put noise before the end marker: a complete scan never reads it, a short one does and comes out different. (A loss
+    within the chroma of the very last block goes unseen.)
     """
     if header.end is None:
         return True

@@ -39,9 +39,7 @@ def contact_sheet(
     return _sheet(images, captions)
 
 
-def _augmented(
-    dataset: Dataset, recipe: Recipe, count: int, seed: int, phase: int
-) -> tuple[NDArray[np.uint8], Tensor]:
+def _augmented(dataset: Dataset, recipe: Recipe, count: int, seed: int, phase: int) -> tuple[NDArray[np.uint8], Tensor]:
     """images [N, S, S, 3] uint8, targets as ``augment`` gives them."""
     split = dataset.splits["train"]
     one_batch = recipe.phases[phase].model_copy(update={"batch": count, "epochs": count / split.num_samples})

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 def flatten_buffers(model: nn.Module) -> Tensor:
     """Make every floating-point buffer of ``model`` a view into one new flat float32 tensor, and return that: [all their elements]."""
     owners = [
-        (module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items() if buffer is not None and buffer.dtype == torch.float32
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and buffer.dtype == torch.float32
     ]
     if not owners:
         return torch.empty(0)

@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -69,8 +71,7 @@ def save(folder: Path, *, tensors: dict[str, dict[str, Tensor]], state: dict[str
     temp.mkdir(parents=True)
     try:
         for part, named in tensors.items():
-            # dense and on the CPU: safetensors keeps bytes, not memory layouts such as channels_last
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}, temp / f"{part}.safetensors")
+            _save_tensors(temp / f"{part}.safetensors", named)
         write_json(temp / "state.json", state)
         digests = {file.name: _digest(file) for file in sorted(temp.iterdir())}
         for file in digests:
@@ -93,16 +94,28 @@ def open(path: Path) -> Checkpoint:
     """Verify and open one checkpoint; DataError names the file that is damaged."""
     commit = path / COMMIT
     if not commit.is_file():
-        raise DataError(f"open the checkpoint {path}", got=f"no {COMMIT}: it was never finished", need="a finished checkpoint", hint=f"ls {path.parent}")
+        raise DataError(
+            f"open the checkpoint {path}",
+            got=f"no {COMMIT}: it was never finished",
+            need="a finished checkpoint",
+            hint=f"ls {path.parent}",
+        )
     for file, digest in json.loads(commit.read_text("utf-8")).items():
         if not (path / file).is_file() or _digest(path / file) != digest:
-            raise DataError(f"open the checkpoint {path}", got=f"{file} differs from its digest", need="the bytes that were written", hint="the one before it")
+            raise DataError(
+                f"open the checkpoint {path}",
+                got=f"{file} differs from its digest",
+                need="the bytes that were written",
+                hint="the one before it",
+            )
     return Checkpoint(path, json.loads((path / "state.json").read_text("utf-8")))
 
 
 def committed(run: RunDir) -> list[Path]:
     """The run's finished checkpoints, oldest first."""
-    return sorted((mark.parent for mark in run.checkpoints.glob(f"step-*/{COMMIT}")), key=lambda path: int(path.name[5:]))
+    return sorted(
+        (mark.parent for mark in run.checkpoints.glob(f"step-*/{COMMIT}")), key=lambda path: int(path.name[5:])
+    )
 
 
 def newest(run: RunDir) -> Checkpoint:
@@ -138,7 +151,12 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     """The optimiser's state by the names of the weights: {"conv1.weight.momentum_buffer": tensor, ...}."""
     named = {weight: name for name, weight in model.named_parameters()}
     state = optimizer.state
-    return {f"{named[weight]}.{key}": value for weight, values in state.items() for key, value in values.items() if isinstance(value, Tensor)}
+    return {
+        f"{named[weight]}.{key}": value
+        for weight, values in state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -149,6 +167,16 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
         own = weights[weight]
         value = tensor.to(own.device)
         optimizer.state[own][key] = torch.empty_like(own).copy_(value) if value.shape == own.shape else value
+
+
+def _save_tensors(path: Path, named: dict[str, Tensor]) -> None:
+    """Dense and from the CPU: safetensors keeps bytes, not memory layouts such as channels_last."""
+    try:
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}, path)
+    except SafetensorError as error:  # a full disk comes as text
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise
 
 
 def _digest(path: Path) -> dict[str, Any]:

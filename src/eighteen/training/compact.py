@@ -34,7 +34,10 @@ class CompactNet(nn.Module):
         before = widths[0]
         for width in widths:
             stride = 2 if len(self.stages) else 1
-            blocks = [Block(before, width, stride, zero_gamma), *(Block(width, width, 1, zero_gamma) for _ in range(1, depth))]
+            blocks = [
+                Block(before, width, stride, zero_gamma),
+                *(Block(width, width, 1, zero_gamma) for _ in range(1, depth)),
+            ]
             self.stages.append(nn.Sequential(*blocks))
             before = width
         self.head = nn.Linear(before, num_classes)
@@ -52,7 +55,9 @@ class Block(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int, zero_gamma: bool) -> None:
         super().__init__()
-        self.residual = nn.Sequential(*_conv_norm(before, width, 3, stride), nn.ReLU(inplace=True), *_conv_norm(width, width, 3))
+        self.residual = nn.Sequential(
+            *_conv_norm(before, width, 3, stride), nn.ReLU(inplace=True), *_conv_norm(width, width, 3)
+        )
         self.shortcut = _shortcut(before, width, stride)
         if zero_gamma:
             nn.init.zeros_(self.residual[-1].weight)

@@ -26,7 +26,9 @@ def device_of(world: World) -> torch.device:
         return torch.device("cpu")
     if world.local_rank >= torch.cuda.device_count():
         got = f"rank {world.local_rank} on a machine with {torch.cuda.device_count()} GPUs"
-        raise MachineError("take a GPU for every rank", got=got, need="a GPU for each", hint=f"--gpus {torch.cuda.device_count()}")
+        raise MachineError(
+            "take a GPU for every rank", got=got, need="a GPU for each", hint=f"--gpus {torch.cuda.device_count()}"
+        )
     return torch.device("cuda", world.local_rank)
 
 

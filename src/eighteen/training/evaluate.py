@@ -42,7 +42,16 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, split: Split, card: Card, settings: Eval, world: World, *, device: torch.device, dtype: torch.dtype | None) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    card: Card,
+    settings: Eval,
+    world: World,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Evaluation:
     """Run ``model`` ([N, C, H, W] float -> [N, K] logits) over a split and count.
 
     dtype: of autocast; None computes in float32. Batches are cut the same way at any world size and added up in float64, so ranks change nothing.
@@ -70,4 +79,14 @@ def evaluate(model: nn.Module, split: Split, card: Card, settings: Eval, world: 
     num_samples = int(matrix.sum())
     loss, top5 = (totals / max(1, num_samples)).tolist()
     top1 = float(np.trace(matrix)) / max(1, num_samples)
-    return Evaluation(card.classes, split.name, num_samples, top1, top5, loss, matrix, calibration.cpu().numpy(), time.perf_counter() - began)
+    return Evaluation(
+        card.classes,
+        split.name,
+        num_samples,
+        top1,
+        top5,
+        loss,
+        matrix,
+        calibration.cpu().numpy(),
+        time.perf_counter() - began,
+    )

@@ -28,11 +28,23 @@ def build(model: Model, *, num_classes: int, in_chans: int, seed: int = 0) -> nn
         try:
             built = make(num_classes=num_classes, in_chans=in_chans, **model.args)
         except OSError as error:
-            raise MachineError(f"fetch the weights of {model.name}", got=str(error), need="a network that reaches them", hint="--init FILE.safetensors") from error
+            raise MachineError(
+                f"fetch the weights of {model.name}",
+                got=str(error),
+                need="a network that reaches them",
+                hint="--init FILE.safetensors",
+            ) from error
         except (TypeError, ValueError, AssertionError) as error:
-            raise RecipeError(f"build {model.name}", got=f"{error}", need="arguments that it takes", hint="change model.args") from error
+            raise RecipeError(
+                f"build {model.name}", got=f"{error}", need="arguments that it takes", hint="change model.args"
+            ) from error
     if not isinstance(built, nn.Module):
-        raise RecipeError(f"build {model.name}", got=type(built).__name__, need="a torch.nn.Module", hint="return the model from the function")
+        raise RecipeError(
+            f"build {model.name}",
+            got=type(built).__name__,
+            need="a torch.nn.Module",
+            hint="return the model from the function",
+        )
     return built
 
 
@@ -42,7 +54,9 @@ def _by_path(name: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError) as error:
         need = "package.module:function, importable from here"
-        raise RecipeError("model.name", got=f"{name!r} ({error})", need=need, hint="PYTHONPATH=. eighteen train ...") from None
+        raise RecipeError(
+            "model.name", got=f"{name!r} ({error})", need=need, hint="PYTHONPATH=. eighteen train ..."
+        ) from None
 
 
 def _by_timm_name(name: str, *, pretrained: bool) -> Callable[..., Any]:
@@ -50,7 +64,9 @@ def _by_timm_name(name: str, *, pretrained: bool) -> Callable[..., Any]:
 
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models()) if len(name) > 2 else "resnet50"
-        raise RecipeError("model.name", got=repr(name), need="a timm model, or package.module:function", hint=hint[:200])
+        raise RecipeError(
+            "model.name", got=repr(name), need="a timm model, or package.module:function", hint=hint[:200]
+        )
     return lambda **args: timm.create_model(name, pretrained=pretrained, **args)
 
 
@@ -99,7 +115,12 @@ def freeze_to(model: nn.Module, stage: str) -> list[nn.Module]:
     """
     modules = dict(model.named_modules())
     if stage not in modules or not stage:
-        raise RecipeError("model.freeze_to", got=repr(stage), need="the name of a stage", hint=did_you_mean(stage, [name for name, _ in model.named_children()]))
+        raise RecipeError(
+            "model.freeze_to",
+            got=repr(stage),
+            need="the name of a stage",
+            hint=did_you_mean(stage, [name for name, _ in model.named_children()]),
+        )
     names = [name for name in modules if name]
     last = max(i for i, name in enumerate(names) if name == stage or name.startswith(stage + "."))
     ancestors = {".".join(stage.split(".")[:depth]) for depth in range(1, stage.count(".") + 1)}
@@ -107,7 +128,12 @@ def freeze_to(model: nn.Module, stage: str) -> list[nn.Module]:
     for module in frozen:
         module.requires_grad_(False)
     if not any(weight.requires_grad for weight in model.parameters()):
-        raise RecipeError("model.freeze_to", got=repr(stage), need="a stage before the last, so that something is left to train", hint="an earlier stage")
+        raise RecipeError(
+            "model.freeze_to",
+            got=repr(stage),
+            need="a stage before the last, so that something is left to train",
+            hint="an earlier stage",
+        )
     return frozen
 
 
@@ -119,7 +145,12 @@ def restore(card: Card, weights: Mapping[str, Tensor], *, model: nn.Module | Non
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
         got = str(error).splitlines()[-1].strip()
-        raise DataError(f"restore {card.model['name']}", got=got, need="the model that the weights were trained with", hint="the versions in env.json") from None
+        raise DataError(
+            f"restore {card.model['name']}",
+            got=got,
+            need="the model that the weights were trained with",
+            hint="the versions in env.json",
+        ) from None
     return model.to(memory_format=torch.channels_last).eval()
 
 
@@ -131,4 +162,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"read weights from {path}", got=str(error), need="a run or a .safetensors file", hint="--init runs/NAME") from None
+        raise DataError(
+            f"read weights from {path}", got=str(error), need="a run or a .safetensors file", hint="--init runs/NAME"
+        ) from None

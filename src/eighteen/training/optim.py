@@ -41,7 +41,12 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, lr_scale: dict[st
     if unknown := set(lr_scale) - used:
         stage = sorted(unknown)[0]
         valid = [name for name, _ in model.named_children()]
-        raise RecipeError(f"model.lr_scale.{stage}", got="a stage without trainable weights", need="a stage of the model", hint=did_you_mean(stage, valid))
+        raise RecipeError(
+            f"model.lr_scale.{stage}",
+            got="a stage without trainable weights",
+            need="a stage of the model",
+            hint=did_you_mean(stage, valid),
+        )
     return list(groups.values())
 
 

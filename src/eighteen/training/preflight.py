@@ -17,12 +17,19 @@ def preflight(recipe: Recipe, data: Dataset, *, num_ranks: int, model: nn.Module
     for number, phase in enumerate(recipe.phases):
         if phase.batch < 2 * num_ranks:
             need = f"at least 2 for each of the {num_ranks} ranks"
-            raise RecipeError(f"phases[{number}].batch", got=str(phase.batch), need=need, hint=f"--batch {64 * num_ranks}")
+            raise RecipeError(
+                f"phases[{number}].batch", got=str(phase.batch), need=need, hint=f"--batch {64 * num_ranks}"
+            )
     channels = data.channels if recipe.data.gray else 3
     for name in ("mean", "std"):
         given = getattr(recipe.data, name)
         if given is not None and len(given) not in (1, channels):
-            raise RecipeError(f"data.{name}", got=f"{len(given)} values", need=f"one for each of {channels} channels", hint=f"leave out data.{name}")
+            raise RecipeError(
+                f"data.{name}",
+                got=f"{len(given)} values",
+                need=f"one for each of {channels} channels",
+                hint=f"leave out data.{name}",
+            )
     if model is None:
         model = models.build(recipe.model, num_classes=len(data.classes), in_chans=channels)
     if init := models.weights_asked_for(recipe.model):

@@ -34,10 +34,15 @@ def start(run: Path, dataset: Path, *, num_ranks: int, on_cpu: bool, while_runni
     twice ends them at once (KeyboardInterrupt). Raises the error that a rank ended with; PeerLost if one was killed.
     """
     interrupts: list[int] = []
-    previous = {number: signal.signal(number, lambda received, _frame: interrupts.append(received)) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, lambda received, _frame: interrupts.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         with tempfile.TemporaryDirectory(prefix="eighteen-") as meeting:
-            processes = [_rank(run, dataset, rank, num_ranks, Path(meeting) / "store", on_cpu) for rank in range(num_ranks)]
+            processes = [
+                _rank(run, dataset, rank, num_ranks, Path(meeting) / "store", on_cpu) for rank in range(num_ranks)
+            ]
             try:
                 _watch(processes, interrupts, while_running)
             finally:
@@ -51,13 +56,25 @@ def start(run: Path, dataset: Path, *, num_ranks: int, on_cpu: bool, while_runni
 
 
 def _rank(run: Path, dataset: Path, rank: int, size: int, store: Path, on_cpu: bool) -> subprocess.Popen[bytes]:
-    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), FILE_STORE: str(store)}
+    own = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        FILE_STORE: str(store),
+    }
     environment = {**os.environ, **LOCAL_SOCKETS, **own, **({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})}
     # A session of its own: Ctrl-C in the terminal reaches only us, and we decide what the ranks are told.
-    return subprocess.Popen([sys.executable, "-m", "eighteen.training.ranks", str(run), str(dataset)], env=environment, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "eighteen.training.ranks", str(run), str(dataset)],
+        env=environment,
+        start_new_session=True,
+    )
 
 
-def _watch(processes: list[subprocess.Popen[bytes]], interrupts: list[int], while_running: Callable[[], object]) -> None:
+def _watch(
+    processes: list[subprocess.Popen[bytes]], interrupts: list[int], while_running: Callable[[], object]
+) -> None:
     """Wait until all ranks have ended, or until ``GRACE_S`` after one has failed."""
     asked, failed_at = False, math.inf
     while any(process.poll() is None for process in processes):
@@ -84,7 +101,12 @@ def _raise_error(meeting: Path, processes: list[subprocess.Popen[bytes]]) -> Non
     rank, code = next((rank, process.returncode) for rank, process in enumerate(processes) if process.returncode)
     kind = PeerLost if code < 0 else EighteenError
     got = f"rank {rank} {f'killed by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'}"
-    raise kind(f"train on {len(processes)} ranks", got=got, need="all ranks until the end", hint="what it printed above; then eighteen train --resume RUN")
+    raise kind(
+        f"train on {len(processes)} ranks",
+        got=got,
+        need="all ranks until the end",
+        hint="what it printed above; then eighteen train --resume RUN",
+    )
 
 
 def main(arguments: list[str]) -> int:

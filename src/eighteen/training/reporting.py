@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from eighteen.base.errors import EighteenError, Stopped
+from eighteen.base.errors import Stopped, exit_code_of
 from eighteen.base.events import STOP, OnEvent
 from eighteen.base.schedule import Step
 from eighteen.data.loader import TrainLoader
@@ -79,10 +79,8 @@ class Reporter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, EighteenError):
-            self._end(type(error).__name__, error.exit_code)
-        elif error is not None:
-            self._end(type(error).__name__, 130 if isinstance(error, KeyboardInterrupt) else 1)
+        if error is not None:
+            self._end(type(error).__name__, exit_code_of(error))
 
     def is_logged(self, step: Step) -> bool:
         """Whether this step's training accuracy is counted and told."""

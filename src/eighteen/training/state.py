@@ -78,7 +78,9 @@ def start(this: Job, model: nn.Module | None = None) -> State:
         ema=optim.Ema(model, recipe.optim.ema) if recipe.optim.ema else None,
         buffers=buffers,
         frozen=frozen,
-        communication=dist.Communication(ranked, this.device) if isinstance(ranked, dist.DistributedDataParallel) else None,
+        communication=dist.Communication(ranked, this.device)
+        if isinstance(ranked, dist.DistributedDataParallel)
+        else None,
         card=card_of(this),
     )
     state.train_mode()
@@ -99,7 +101,10 @@ def save(this: Job, state: State, *, is_best: bool) -> Path:
     """Write a checkpoint and delete those no longer kept."""
     if is_best:
         state.best_checkpoint = checkpoint.name(state.step)
-    tensors = {"model": state.model.state_dict(), "optimizer": checkpoint.optimizer_tensors(state.model, state.optimizer)}
+    tensors = {
+        "model": state.model.state_dict(),
+        "optimizer": checkpoint.optimizer_tensors(state.model, state.optimizer),
+    }
     if state.ema:
         tensors["ema"] = {**tensors["model"], **state.ema.tensors}
     facts: dict[str, Any] = {

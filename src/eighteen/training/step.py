@@ -30,7 +30,14 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
     # Dropout and its like draw from the default generator: keyed by step and rank, so that a resumed run repeats them.
     torch.manual_seed(int(random_bits(recipe.train.seed, now.number, world.rank, _DROPOUT)[0] >> 1))
     statistics = state.buffers.clone()
-    images, targets = augment(batch, recipe.augment, seed=recipe.train.seed, num_classes=job.num_classes, mean=state.card.mean, std=state.card.std)
+    images, targets = augment(
+        batch,
+        recipe.augment,
+        seed=recipe.train.seed,
+        num_classes=job.num_classes,
+        mean=state.card.mean,
+        std=state.card.std,
+    )
     outcome = torch.zeros(6, device=job.device)
     outcome[4], outcome[5] = asks
     set_lr(state.optimizer, now.lr)
@@ -77,8 +84,15 @@ def _loss(job: Job, logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy summed over the samples."""
     if logits.shape != (len(targets), job.num_classes):
         got, need = f"an output of shape {list(logits.shape)}", f"logits of shape [{len(targets)}, {job.num_classes}]"
-        raise UsageError(f"train {job.recipe.model.name}", got=got, need=need, hint="end the model in a linear layer with num_classes outputs")
-    return F.cross_entropy(logits, targets, weight=job.class_weights, label_smoothing=job.recipe.optim.label_smoothing, reduction="sum")
+        raise UsageError(
+            f"train {job.recipe.model.name}",
+            got=got,
+            need=need,
+            hint="end the model in a linear layer with num_classes outputs",
+        )
+    return F.cross_entropy(
+        logits, targets, weight=job.class_weights, label_smoothing=job.recipe.optim.label_smoothing, reduction="sum"
+    )
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._previous = {
+                number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)
+            }
         return self
 
     def _received(self, number: int, _frame: FrameType | None) -> None:

@@ -29,7 +29,15 @@ from eighteen.training.stopping import StopSignals
 MAX_STREAK = 3  # steps in a row with a non-finite loss before the run ends
 
 
-def train(recipe: Recipe, data: Dataset, run: RunDir, world: World, on_event: OnEvent | None = None, *, model: nn.Module | None = None) -> Result:
+def train(
+    recipe: Recipe,
+    data: Dataset,
+    run: RunDir,
+    world: World,
+    on_event: OnEvent | None = None,
+    *,
+    model: nn.Module | None = None,
+) -> Result:
     """Train ``recipe`` on ``data`` into ``run``; go on from its newest checkpoint if it has one. ``model`` stands in for the recipe's.
 
     Raises Stopped (exit code 75) after a signal or STOP with everything saved, Diverged (5) after three non-finite losses in a row.
@@ -39,7 +47,9 @@ def train(recipe: Recipe, data: Dataset, run: RunDir, world: World, on_event: On
         state = start_or_resume(this, model)
         with train_loader(this, state) as loader, Reporter(this, state, loader, on_event) as report:
             for now, batch in loader:
-                outcome = train_step(this, state, batch, now, count_hits=report.is_logged(now), asks=report.asks(signals.requested))
+                outcome = train_step(
+                    this, state, batch, now, count_hits=report.is_logged(now), asks=report.asks(signals.requested)
+                )
                 report.stepped(now, outcome)
                 if epoch := evaluation_due(this, now):
                     report.evaluated(now, epoch, validate(this, state))
@@ -63,10 +73,20 @@ def start_or_resume(this: Job, model: nn.Module | None) -> State:
     saved = checkpoint.newest(this.run)
     if saved.card.classes != this.data.classes:
         got = f"a dataset of {len(this.data.classes)} other classes"
-        raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint="the dataset named in command.txt")
+        raise UsageError(
+            f"resume {this.run.path}",
+            got=got,
+            need="the dataset it was trained on",
+            hint="the dataset named in command.txt",
+        )
     if saved.step >= this.plan.num_steps:
         got = f"a run that has done all its {saved.step} steps"
-        raise UsageError(f"resume {this.run.path}", got=got, need="a run that is not finished", hint=f"eighteen eval {this.run.path} {this.data.path}")
+        raise UsageError(
+            f"resume {this.run.path}",
+            got=got,
+            need="a run that is not finished",
+            hint=f"eighteen eval {this.run.path} {this.data.path}",
+        )
     return states.resume(state, saved)
 
 
@@ -96,7 +116,15 @@ def validate(this: Job, state: State) -> Evaluation:
     """Evaluate the weights that prediction would use: the moving average where there is one, with the ranks' running statistics averaged."""
     states.average_statistics(this, state)
     with states.averaged_weights(state):
-        return evaluate(state.model, this.data.splits["val"], state.card, this.recipe.eval, this.world, device=this.device, dtype=this.dtype)
+        return evaluate(
+            state.model,
+            this.data.splits["val"],
+            state.card,
+            this.recipe.eval,
+            this.world,
+            device=this.device,
+            dtype=this.dtype,
+        )
 
 
 def checkpoint_due(this: Job, now: Step) -> bool:
@@ -112,7 +140,12 @@ def why_end(this: Job, state: State, report: Reporter) -> str | None:
         good = checkpoint.committed(this.run)
         last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
         hint = f"a lower learning rate; {last_good}"
-        raise Diverged(f"step {state.step - 1}", got=f"{report.streak} losses in a row that are not finite", need="a finite loss", hint=hint)
+        raise Diverged(
+            f"step {state.step - 1}",
+            got=f"{report.streak} losses in a row that are not finite",
+            need="a finite loss",
+            hint=hint,
+        )
     if report.stop_agreed:
         return "stopped"
     if state.step == this.plan.num_steps:
@@ -125,7 +158,11 @@ def why_end(this: Job, state: State, report: Reporter) -> str | None:
 def torch_settings(this: Job) -> Iterator[None]:
     """What torch is told for the time of a run, and its random state afterwards as it was before."""
     deterministic = this.recipe.train.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.get_float32_matmul_precision(),
+    )
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
@@ -139,4 +176,9 @@ def torch_settings(this: Job) -> Iterator[None]:
 
 
 def stopped(run: RunDir) -> Stopped:
-    return Stopped("train to the end", got="a request to stop", need="the same command to go on", hint=f"eighteen train --resume {run.path}")
+    return Stopped(
+        "train to the end",
+        got="a request to stop",
+        need="the same command to go on",
+        hint=f"eighteen train --resume {run.path}",
+    )
