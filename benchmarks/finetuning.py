@@ -21,8 +21,9 @@ from eighteen.base.rundir import RunDir
 
 SIDE, ACROSS, DOWN = 32, 25, 10
 
+
 def cifar10(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{"train": (images [50000, 32, 32, 3] uint8, labels), "val": (images [10000, ...], labels)}; folders are the classes."""
+    """{"train": (images [50000, 32, 32, 3] uint8, labels), "val": (images [10000, ...], labels)}, by folder."""
     found: dict[str, list[tuple[np.ndarray, str]]] = {"train": [], "test": []}
     with tarfile.open(path) as tar:
         for member in tar:
@@ -65,4 +66,5 @@ if __name__ == "__main__":
         tuned = top1("flowers-finetuned", flowers, folder, recipe=finetune, init=start.run, changes=coarser)
         scratch = top1("flowers-equal-time", flowers, folder, recipe=small, epochs=epochs)
     runs = {"cifar10_base": start, "finetuned": tuned, "from_scratch": scratch}
-    record("finetuning", **{name: {"top1": 100 * (run.top1 or 0), "seconds": run.seconds} for name, run in runs.items()})
+    figures = {name: {"top1": 100 * (run.top1 or 0), "seconds": run.seconds} for name, run in runs.items()}
+    record("finetuning", **figures)

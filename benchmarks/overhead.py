@@ -1,7 +1,7 @@
 """What the trainer costs beyond the mathematics: its step time over that of a bare PyTorch loop, to be at most 1.03.
 
-Both train the same model at the same batch in the same precision on pictures that are already in memory, in one process,
-in turns of 50 steps: the bare loop runs inside the callback of a step event, while the trainer stands still.
+Both train the same model at the same batch in the same precision on pictures that are already in memory, in one
+process, in turns of 50 steps: the bare loop runs inside the callback of a step event, while the trainer stands still.
 """
 
 from __future__ import annotations

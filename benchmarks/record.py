@@ -1,4 +1,4 @@
-"""What every benchmark keeps: its figures, the machine and the versions, as JSON with the date under ``benchmarks/results``."""
+"""What every benchmark keeps: figures, machine and versions, as JSON with the date under ``benchmarks/results``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 def record(name: str, **figures: Any) -> None:
     """Print the figures and keep them in ``results/NAME-DATE.json``."""
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    kept = {"benchmark": name, "utc": datetime.now(UTC).isoformat(timespec="seconds"), "cpu": cpu, **environment(), "figures": figures}
+    names = (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name"))
+    utc, cpu = datetime.now(UTC).isoformat(timespec="seconds"), next(names, platform.processor())
+    kept = {"benchmark": name, "utc": utc, "cpu": cpu, **environment(), "figures": figures}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
     path.write_text(json.dumps(kept, indent=2) + "\n")

@@ -32,7 +32,8 @@ def measure(name: str, seeds: tuple[int, ...]) -> None:
             (RESULTS / f"{name}-seed{seed}.log").write_text(log.read_text())
     tops = [100 * (result.top1 or 0) for result in results]
     seconds = [result.seconds for result in results]
-    record(name, seeds=seeds, top1=spread(tops), each_top1=tops, seconds=spread(seconds), threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    record(name, seeds=seeds, top1=spread(tops), each_top1=tops, seconds=spread(seconds), threads=threads)
 
 
 def show(event: dict) -> None:

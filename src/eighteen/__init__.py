@@ -1,5 +1,7 @@
 """eighteen trains image classifiers as fast and as cheaply as the hardware allows.
 
+From a folder of pictures to what a picture shows::
+
     import eighteen
 
     data = eighteen.pack("photos/", "photos.e18")

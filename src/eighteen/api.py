@@ -37,7 +37,7 @@ open = datasets.open
 
 
 def pack(source: Any, dest: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Pack ``source`` into the dataset ``dest`` and open it; ``options`` are those of ``data.pack.pack``, where they are explained."""
+    """Pack ``source`` into the dataset ``dest`` and open it; ``options`` are those of ``data.pack.pack``."""
     pack_source(source, dest, **options)
     return open(dest)
 
@@ -62,10 +62,13 @@ def train(
     """Train a classifier and return what it reached; the run lies in ``runs_dir/NAME-UTC``.
 
     data: a dataset, its path, or a source, which is then packed beside itself first
-    recipe: a bundled name, a TOML file, "auto", or a Recipe      model: a timm name, package.module:function, or a module: [N, C, H, W] -> [N, K] logits
-    epochs, batch, changes: see ``base.recipe.load``      init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
-    gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or the ranks that torchrun started
-    on_event: called with every event; may return ``eighteen.STOP``      say: called with each line for people, e.g. why a recipe was chosen
+    recipe: a bundled name, a TOML file, "auto", or a Recipe
+    model: a timm name, package.module:function, or a module: [N, C, H, W] -> [N, K] logits
+    epochs, batch, changes: see ``base.recipe.load``
+    init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
+    gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
+    on_event: called with every event; may return ``eighteen.STOP``
+    say: called with each line for people, e.g. why a recipe was chosen
 
     Raises UsageError, DataError or MachineError before anything is spent; Stopped or Diverged as training.train does.
     """
@@ -84,12 +87,20 @@ def train(
 
     def prepare() -> tuple[RunDir, Dataset]:
         dataset = _dataset(data, say)
-        resolved = _resolve(recipe, dataset, model=model if isinstance(model, str) else None, epochs=epochs, batch=batch, changes=changes, init=init,
-                            freeze_to=freeze_to, say=say)  # fmt: skip
+        resolved = _resolve(
+            recipe,
+            dataset,
+            say=say,
+            model=model if isinstance(model, str) else None,
+            epochs=epochs,
+            batch=batch,
+            changes=changes,
+            init=init,
+            freeze_to=freeze_to,
+        )
         if module is not None:
-            resolved = resolved.model_copy(
-                update={"model": resolved.model.model_copy(update={"name": _path_of(module), "args": {}})}
-            )
+            named = resolved.model.model_copy(update={"name": _path_of(module), "args": {}})
+            resolved = resolved.model_copy(update={"model": named})
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), model=module)
         run = rundir.create(
             Path(runs_dir),
@@ -135,18 +146,18 @@ def evaluate(
     split: str | None = None,
     checkpoint: str | None = None,
 ) -> Evaluation:
-    """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``. On several ranks under torchrun."""
+    """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``.
+
+    On several ranks under torchrun.
+    """
     from eighteen.results import tables
     from eighteen.training import checkpoint as checkpoints
     from eighteen.training import dist, models
     from eighteen.training.evaluate import evaluate as count
     from eighteen.training.precision import autocast_dtype
 
-    folder, dataset, here = (
-        rundir.open(run),
-        data if isinstance(data, Dataset) else open(data),
-        world.from_environment(),
-    )
+    folder, here = rundir.open(run), world.from_environment()
+    dataset = data if isinstance(data, Dataset) else open(data)
     saved = checkpoints.open(folder.checkpoints / checkpoint) if checkpoint else checkpoints.best(folder)
     chosen = _split(dataset, split)
     _check_classes(saved.card.classes, dataset, folder)
@@ -212,7 +223,7 @@ def _start(
     on_event: OnEvent | None,
     module: nn.Module | None,
 ) -> Result:
-    """Train what ``prepare`` makes ready: in this process, as one of the ranks that torchrun started, or on ranks of our own."""
+    """Train what ``prepare`` makes ready: in this process, as one of torchrun's ranks, or on ranks of our own."""
     here = world.from_environment()
     if ranks > 1:
         run, dataset = prepare()
@@ -224,9 +235,8 @@ def _start(
     with dist.connected(here, device), ExitStack() as stack:
         run, dataset = _agreed(prepare, here, device)
         sink = _sinks(run, on_event, stack) if here.is_first else None
-        stack.enter_context(
-            full_disk_is_said(run.path, hint=f"df -h {run.path}; then eighteen train --resume {run.path}")
-        )
+        hint = f"df -h {run.path}; then eighteen train --resume {run.path}"
+        stack.enter_context(full_disk_is_said(run.path, hint=hint))
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
 
 
@@ -244,12 +254,10 @@ def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, de
             made = error
     paths = dist.share([str(made[0].path), str(made[1].path)] if isinstance(made, tuple) else None, here, device)
     if paths is None:
+        if isinstance(made, EighteenError):
+            raise made
         got, need = "an error", "a run that it could make ready"
-        raise (
-            made
-            if isinstance(made, EighteenError)
-            else PeerLost("wait for the first rank", got=got, need=need, hint="see what rank 0 printed")
-        )
+        raise PeerLost("wait for the first rank", got=got, need=need, hint="see what rank 0 printed")
     return made if isinstance(made, tuple) else (rundir.open(paths[0]), open(paths[1]))
 
 
@@ -363,15 +371,10 @@ def _num_ranks(gpus: int | None, procs: int | None, here: world.World) -> int:
     if gpus is not None:
         import torch
 
-        if gpus > torch.cuda.device_count():
-            hint = (
-                f"--gpus {torch.cuda.device_count()}"
-                if torch.cuda.device_count()
-                else f"--procs {gpus}, for CPU processes"
-            )
-            raise MachineError(
-                f"--gpus {gpus}", got=f"{torch.cuda.device_count()} GPUs", need="as many GPUs as ranks", hint=hint
-            )
+        found = torch.cuda.device_count()
+        if gpus > found:
+            hint = f"--gpus {found}" if found else f"--procs {gpus}, for CPU processes"
+            raise MachineError(f"--gpus {gpus}", got=f"{found} GPUs", need="as many GPUs as ranks", hint=hint)
     return asked
 
 

@@ -1,4 +1,7 @@
-"""The command line: parse, call one function, print. What a command does stands in ``api``; here stands only how it is asked for and shown."""
+"""The command line: parse, call one function, print.
+
+What a command does stands in ``api``; here stands only how it is asked for and shown.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +37,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _show(
-            UsageError(
-                "read the command line",
-                got=str(error).rstrip("."),
-                need="a command as --help shows it",
-                hint="eighteen --help",
-            )
-        )
+        got, need = str(error).rstrip("."), "a command as --help shows it"
+        return _show(UsageError("read the command line", got=got, need=need, hint="eighteen --help"))
     except EighteenError as error:
         return _show(error)
     except KeyboardInterrupt:
@@ -69,19 +66,18 @@ def pack(
 ) -> None:
     """Turn pictures into a checked, packed dataset.
 
-    Parameters
-    ----------
-    source: A folder with one sub-folder a class (in train/ and val/, or not), a CSV or Parquet manifest, IDX files, .npz or .npy.
-    dest: The dataset; beside the source as NAME.e18 if left out.
-    val: Share of the samples that become the validation split, where the source has none.
-    test: Share that becomes the test split, where the source has none.
-    seed: Of the split and the order.
-    group: A regular expression on the path whose first group names what must stay together, or a column of the manifest.
-    max_side: Longest side in pixels; larger pictures are made smaller.
-    quality: JPEG quality of what is re-encoded.
-    renditions: Short sides of smaller copies, e.g. 352,160.
-    procs: Processes; one for each processor if left out.
-    force: Overwrite another dataset.
+    Args:
+        source: A folder with a sub-folder a class (in train/ and val/, or not), a CSV or Parquet manifest, IDX, .npz.
+        dest: The dataset; beside the source as NAME.e18 if left out.
+        val: Share of the samples that become the validation split, where the source has none.
+        test: Share that becomes the test split, where the source has none.
+        seed: Of the split and the order.
+        group: What must stay together: a regular expression on the path (its first group), or a manifest's column.
+        max_side: Longest side in pixels; larger pictures are made smaller.
+        quality: JPEG quality of what is re-encoded.
+        renditions: Short sides of smaller copies, e.g. 352,160.
+        procs: Processes; one for each processor if left out.
+        force: Overwrite another dataset.
     """
     from eighteen.api import beside
     from eighteen.data.pack import pack as pack_source
@@ -111,9 +107,8 @@ def pack(
 def check(dataset: Path) -> None:
     """Verify every byte of a dataset.
 
-    Parameters
-    ----------
-    dataset: A packed dataset, NAME.e18.
+    Args:
+        dataset: A packed dataset, NAME.e18.
     """
     from eighteen.data.check import check as verify
     from eighteen.results import packing
@@ -138,14 +133,13 @@ def preview(
 ) -> None:
     """Draw a contact sheet of augmented training pictures with their labels.
 
-    Parameters
-    ----------
-    dataset: A packed dataset.
-    recipe: Whose augmentation is shown.
-    set_: Change the recipe: a.b=value.
-    out: The PNG to write.
-    count: How many pictures.
-    seed: Of the random choices.
+    Args:
+        dataset: A packed dataset.
+        recipe: Whose augmentation is shown.
+        set_: Change the recipe: a.b=value.
+        out: The PNG to write.
+        count: How many pictures.
+        seed: Of the random choices.
     """
     from eighteen import api
 
@@ -172,37 +166,33 @@ def train(
 ) -> None:
     """Train a classifier, evaluate it, and keep everything in a run folder.
 
-    Parameters
-    ----------
-    data: A packed dataset, or a source, which is packed beside itself first.
-    recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machine.
-    model: A timm name, or package.module:function.
-    epochs: Stretch the recipe to this many.
-    batch: The global batch of the first phase; the others and the learning rate follow.
-    set_: Change the recipe: a.b=value. May be repeated.
-    init: Start from the weights of a run, or of a safetensors file.
-    freeze_to: This stage and all before it keep their weights.
-    gpus: Ranks to start, one a GPU.
-    procs: Ranks to start as CPU processes.
-    name: Of the run; NAME-UTC is its folder.
-    runs_dir: Where runs lie.
-    resume: Go on with this run.
+    Args:
+        data: A packed dataset, or a source, which is packed beside itself first.
+        recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machine.
+        model: A timm name, or package.module:function.
+        epochs: Stretch the recipe to this many.
+        batch: The global batch of the first phase; the others and the learning rate follow.
+        set_: Change the recipe: a.b=value. May be repeated.
+        init: Start from the weights of a run, or of a safetensors file.
+        freeze_to: This stage and all before it keep their weights.
+        gpus: Ranks to start, one a GPU.
+        procs: Ranks to start as CPU processes.
+        name: Of the run; NAME-UTC is its folder.
+        runs_dir: Where runs lie.
+        resume: Go on with this run.
     """
     from eighteen import api
     from eighteen.results.terminal import Display
 
     if (data is None) == (resume is None):
-        raise UsageError(
-            "train",
-            got="nothing to train on" if data is None else "both data and a run to resume",
-            need="one of them",
-            hint="eighteen train photos.e18",
-        )
+        got = "nothing to train on" if data is None else "both data and a run to resume"
+        raise UsageError("train", got=got, need="one of them", hint="eighteen train photos.e18")
     say = _console(stderr=True).print
     with Display() as display:
         if resume is not None:
             result = api.resume(resume, gpus=gpus, procs=procs, on_event=display)
         else:
+            assert data is not None
             result = api.train(
                 data,
                 recipe=recipe,
@@ -226,12 +216,11 @@ def train(
 def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | None = None) -> None:
     """Evaluate a run: top-1, top-5, loss, every class, the confusion matrix, calibration.
 
-    Parameters
-    ----------
-    run: A run folder.
-    data: A packed dataset with the same classes.
-    split: val, test or train; val if there is one.
-    checkpoint: Of the run, e.g. step-000123; its best if left out.
+    Args:
+        run: A run folder.
+        data: A packed dataset with the same classes.
+        split: val, test or train; val if there is one.
+        checkpoint: Of the run, e.g. step-000123; its best if left out.
     """
     from eighteen import api
     from eighteen.base import rundir
@@ -256,15 +245,14 @@ def predict(
 ) -> None:
     """Say what pictures show.
 
-    Parameters
-    ----------
-    run: A run folder.
-    pictures: Files, folders, globs, or - for paths from standard input.
-    top: How many classes to name.
-    out: A .csv, .jsonl, .parquet or .txt file; standard output if left out.
-    format: text, csv, jsonl or parquet, where no file name says it.
-    batch: Pictures at a time.
-    checkpoint: Of the run; its best if left out.
+    Args:
+        run: A run folder.
+        pictures: Files, folders, globs, or - for paths from standard input.
+        top: How many classes to name.
+        out: A .csv, .jsonl, .parquet or .txt file; standard output if left out.
+        format: text, csv, jsonl or parquet, where no file name says it.
+        batch: Pictures at a time.
+        checkpoint: Of the run; its best if left out.
     """
     from eighteen import api
     from eighteen.results import predictions
@@ -276,21 +264,16 @@ def predict(
     top = min(top, len(classifier.classes))
     unread = predictions.write(classifier.stream(paths, top=top, batch=batch), out, top=top, format=format)
     if unread:
-        raise DataError(
-            "predict every picture",
-            got=f"{unread} that cannot be read",
-            need="pictures that can be decoded",
-            hint="look at the errors in the output",
-        )
+        got, hint = f"{unread} that cannot be read", "look at the errors in the output"
+        raise DataError("predict every picture", got=got, need="pictures that can be decoded", hint=hint)
 
 
 @app.command
 def recipes(name: str | None = None) -> None:
     """List the recipes, or print one as TOML.
 
-    Parameters
-    ----------
-    name: A recipe, or a TOML file.
+    Args:
+        name: A recipe, or a TOML file.
     """
     from eighteen.base import recipe
 
@@ -305,10 +288,9 @@ def recipes(name: str | None = None) -> None:
 def demo(folder: Path = Path("demo"), *, samples: int = 3000) -> None:
     """Make pictures, then pack, train, evaluate and predict with the commands a person would type.
 
-    Parameters
-    ----------
-    folder: Where everything goes.
-    samples: How many pictures to make.
+    Args:
+        folder: Where everything goes.
+        samples: How many pictures to make.
     """
     from eighteen.demo.tour import run_demo
 

@@ -45,8 +45,9 @@ def test_balanced_order_shows_each_class_equally_and_repeats_no_sample_within_a_
 def test_uniform_is_uniform_and_streams_are_independent():
     samples = np.arange(20_000)
     first, second = uniform(1, 0, samples, 0), uniform(1, 0, samples, 1)
-    assert first.min() >= 0 and first.max() < 1
-    assert abs(first.mean() - 0.5) < 0.01 and abs(first.std() - 12**-0.5) < 0.01
+    assert 0 <= first.min() < first.max() < 1
+    assert abs(first.mean() - 0.5) < 0.01
+    assert abs(first.std() - 12**-0.5) < 0.01
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
     assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.03
 

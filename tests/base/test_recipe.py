@@ -10,7 +10,8 @@ from eighteen.base.errors import RecipeError
 def test_bundled_recipe_survives_writing_and_reading(name):
     recipe = recipes.load(name, side=32)
     assert recipe.name == name
-    assert recipe.about and recipe.claim
+    assert recipe.about
+    assert recipe.claim
     assert recipes.parse(tomllib.loads(recipes.dump(recipe))) == recipe
 
 

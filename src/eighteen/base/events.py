@@ -1,19 +1,22 @@
-"""What happened in a run, as facts: one versioned JSON object a line in ``events.jsonl``. The truth that every display derives from.
+"""What happened in a run, as facts: one versioned JSON object a line in ``events.jsonl``.
 
-Every event has ``v`` (format version), ``event`` (its kind) and ``time_s`` (seconds since the epoch). The kinds and their facts:
+The truth that every display derives from. Every event has ``v`` (format version), ``event`` (its kind) and ``time_s``
+(seconds since the epoch). The kinds and their facts:
 
-    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, device, precision, decoder, model, num_weights
-    resume      step, checkpoint
+    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, device, precision, decoder, model,
+                num_weights
+    resume      step
     phase       phase, size, batch, epoch, step
-    step        step, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, skipped, memory_bytes, eta_s
+    step        step, num_steps, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, stages,
+                skipped, memory_bytes, eta_s
     eval        step, epoch, samples, split, loss, top1, top5, num_samples, seconds, best
-    epoch       epoch, hours, top1, top5
+    epoch       step, epoch, samples, hours, top1, top5
     checkpoint  step, path, bytes, seconds, best
     skip        step, streak: a step with a non-finite loss changed no weight
-    warning     text
-    end         reason, step, top1, top5, seconds, exit_code
+    end         reason, step, top1, top5, best_top1, seconds, exit_code
 
-top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it. ``waits`` are shares of the time since the last step event.
+top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it. ``waits`` are
+shares of the time since the last step event, ``stages`` seconds of the loader's threads in it.
 """
 
 from __future__ import annotations

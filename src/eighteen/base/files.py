@@ -14,7 +14,10 @@ from eighteen.base.errors import MachineError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content``: temp + fsync + rename + fsync(dir). After a power cut it is the old file or the new one."""
+    """Replace ``path`` by ``content``: temp + fsync + rename + fsync(dir).
+
+    After a power cut it is the old file or the new one.
+    """
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temp.open("wb") as file:
@@ -35,9 +38,8 @@ def full_disk_is_said(folder: Path, *, hint: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise MachineError(
-            f"write into {folder}", got=str(error.strerror).lower(), need="room on its disk", hint=hint
-        ) from error
+        got = str(error.strerror).lower()
+        raise MachineError(f"write into {folder}", got=got, need="room on its disk", hint=hint) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,7 +1,8 @@
 """Which sample at which position, and every random number about it: pure functions of (seed, epoch, sample).
 
-The samples of a run are one endless stream: stream position ``k`` is position ``k % num_samples`` of epoch ``k // num_samples``. A batch takes the
-next ``batch`` positions and may straddle two epochs, so nothing is dropped and nothing depends on how many ranks share the work.
+The samples of a run are one endless stream: stream position ``k`` is position ``k % num_samples`` of epoch
+``k // num_samples``. A batch takes the next ``batch`` positions and may straddle two epochs, so nothing is dropped and
+nothing depends on how many ranks share the work.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# The increment and multipliers of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
+# The increment and multipliers of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
+# generators").
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -24,7 +26,7 @@ def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def random_bits(*keys: ArrayLike) -> NDArray[np.uint64]:
-    """64 random bits for each combination of integer ``keys`` (broadcast together): the same keys give the same bits, anywhere."""
+    """64 random bits for each combination of integer ``keys`` (broadcast together): the same for the same, anywhere."""
     bits = np.zeros(1, np.uint64)
     for key in keys:
         bits = _splitmix64((bits ^ np.asarray(key).astype(np.uint64)) * _MIX2 + _GOLDEN)
@@ -40,14 +42,12 @@ def uniform(seed: int, visits: ArrayLike, samples: ArrayLike, stream: int) -> ND
 
 
 def _permutation(seed: int, epoch: int, length: int, salt: int = 0) -> NDArray[np.int64]:
-    """A permutation of 0..length-1, by sorting random bits: defined by arithmetic alone, so the same with every numpy."""
+    """A permutation of 0..length-1, by sorting random bits: arithmetic alone, so the same with every numpy."""
     return np.argsort(random_bits(seed, epoch, np.arange(length), salt), kind="stable")
 
 
 _epoch_permutation = lru_cache(maxsize=2)(_permutation)  # two epochs may meet in one batch
-_class_permutation = lru_cache(maxsize=4096)(
-    _permutation
-)  # each class has its own, all of them together as large as one epoch's
+_class_permutation = lru_cache(maxsize=4096)(_permutation)  # one a class, together as large as one epoch's
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class Cursor:
 class Order:
     """The order of a split: ``at(first, count)`` says which samples stand at these positions of the stream.
 
-    With ``labels`` ([num_samples] int64) the order is class-balanced: each epoch has the same number of samples of every class, small classes come
-    round more often, large ones less, and every class is gone through without repeats before it starts again.
+    With ``labels`` ([num_samples] int64) the order is class-balanced: each epoch has the same number of samples of each
+    class, small classes come round more often, large ones less, and every class is gone through without repeats before
+    it starts again.
     """
 
     seed: int
@@ -96,18 +97,16 @@ class Order:
         # The stream is made of rounds: one sample from every class, the classes of a round in random order.
         rounds, places = np.divmod(stream, len(self._members))
         turns, inverse = np.unique(rounds, return_inverse=True)
-        classes = np.argsort(random_bits(self.seed, -1, turns[:, None], np.arange(len(self._members))), kind="stable")[
-            inverse, places
-        ]
-        sizes = np.array([len(members) for members in self._members])
-        visits, ranks = np.divmod(rounds, sizes[classes])
+        bits = random_bits(self.seed, -1, turns[:, None], np.arange(len(self._members)))
+        classes = np.argsort(bits, kind="stable")[inverse, places]
+        sizes = [len(members) for members in self._members]
+        visits, ranks = np.divmod(rounds, np.array(sizes)[classes])
         samples = np.empty_like(stream)
         for label in np.unique(classes).tolist():
             for visit in np.unique(visits[here := classes == label]).tolist():
                 chosen = here & (visits == visit)
-                samples[chosen] = self._members[label][
-                    _class_permutation(self.seed, visit, sizes[label], label)[ranks[chosen]]
-                ]
+                order = _class_permutation(self.seed, visit, sizes[label], label)
+                samples[chosen] = self._members[label][order[ranks[chosen]]]
         return samples, visits
 
     def cursor(self, stream: int) -> Cursor:

@@ -1,6 +1,7 @@
 """A recipe: how to train, as data. TOML in, frozen models out, and back again without loss.
 
-A recipe is complete and inherits nothing. It is resolved once, before anything is spent, and every part of the program receives only its own section.
+A recipe is complete and inherits nothing. It is resolved once, before anything is spent, and every part of the program
+receives only its own section.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -28,13 +30,16 @@ class Section(BaseModel):
 
 class Model(Section):
     name: str = Field(description="a timm name, or package.module:function that takes num_classes and in_chans")
-    args: dict[str, Any] = {}
-    init: str | None = Field(None, description="a run, or a safetensors file, whose weights are the start")
+    args: dict[str, Any] = Field(default={}, description="what else the model is built with")
+    init: str | None = Field(
+        default=None,
+        description="the weights to start from: of a run or a safetensors file; 'timm': those timm publishes",
+    )
     freeze_to: str | None = Field(
-        None, description="this stage and all before it keep their weights, e.g. 'features.28'"
+        default=None, description="this stage and all before it keep their weights, e.g. 'features.28'"
     )
     lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        {}, description="stage -> multiplier of its learning rate"
+        default={}, description="stage -> multiplier of its learning rate; the longest matching name counts"
     )
 
 
@@ -48,56 +53,66 @@ class Drops(Section):
 
 class Optim(Section):
     name: Literal["sgd", "adamw"] = "sgd"
-    momentum: Share = 0.9
-    nesterov: bool = True
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # never on norms and biases
+    momentum: Share = Field(default=0.9, description="of sgd")
+    nesterov: bool = Field(default=True, description="of sgd")
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adamw")
+    eps: Annotated[float, Field(gt=0)] = Field(default=1e-8, description="of adamw")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="never on norms and biases")
     batch: PositiveInt = Field(description="the batch that the learning rates are written for; they scale with it")
-    lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops
-    curve: Literal["linear", "cosine", "step"] = Field(
-        "linear", description="how the rate goes from one point to the next"
+    lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops = Field(
+        description="points [epoch, value], the first at epoch 0; or {start, factor, every}: drops, every so many epochs"
     )
-    label_smoothing: Share = 0.0
-    clip: Annotated[float, Field(ge=0)] = Field(0.0, description="largest norm of all gradients together; 0: any")
+    curve: Literal["linear", "cosine", "step"] = Field(
+        default="linear", description="how the rate goes from one point to the next"
+    )
+    label_smoothing: Share = Field(default=0.0, description="share of the target that all classes have evenly")
+    clip: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="largest norm of all gradients together; 0: any"
+    )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="decay of the weights' moving average a step; 0: none"
+        default=0.0, description="decay of the weights' moving average a step; 0: none"
     )
 
     @model_validator(mode="after")
     def _lr_starts_at_zero_and_rises_in_epochs(self) -> Self:
         if isinstance(self.lr, list):
             epochs = [epoch for epoch, _ in self.lr]
-            if not epochs or epochs[0] != 0 or any(a >= b for a, b in zip(epochs, epochs[1:], strict=False)):
+            if not epochs or epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs)):
                 raise ValueError("lr needs points [epoch, value] whose epochs start at 0 and rise")
         return self
 
 
 class Phase(Section):
-    epochs: Annotated[float, Field(gt=0)]
-    size: Size  # in a file also "100%", of the side of the dataset's pictures, where all have one
-    batch: PositiveInt
+    epochs: Annotated[float, Field(gt=0)] = Field(description="how long it lasts, fractions too")
+    size: Size = Field(
+        description="side in pixels; '70%' in a file: of the pictures' side, where all are of one tiny size"
+    )
+    batch: PositiveInt = Field(description="pictures of one optimiser step, over all ranks")
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.25, description="smallest share of the picture's area in a random crop; 1: no crop"
+        default=0.25, description="smallest share of the picture's area in a random crop; 1: always the central square"
     )
 
 
 class Augment(Section):
-    flip: bool = True
-    min_ratio: Annotated[float, Field(gt=0)] = 3 / 4
-    max_ratio: Annotated[float, Field(gt=0)] = 4 / 3
-    translate: Annotated[int, Field(ge=0)] = Field(0, description="shift by up to this many pixels each way")
-    translate_fill: Literal["zero", "reflect"] = "zero"
-    erase: Share = Field(0.0, description="probability of random erasing")
-    erase_scale: tuple[Share, Share] = (0.02, 0.33)
-    cutout: Annotated[int, Field(ge=0)] = Field(0, description="side of the square cut out, in pixels")
-    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup; 0: off")
-    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of cutmix; 0: off")
-    brightness: Share = 0.0
-    contrast: Share = 0.0
-    rotate: Range = (0.0, 0.0)  # degrees
-    scale: Range = (1.0, 1.0)
-    shear: Range = (0.0, 0.0)  # degrees
+    flip: bool = Field(default=True, description="mirror half of the pictures, left to right")
+    min_ratio: Annotated[float, Field(gt=0)] = Field(
+        default=3 / 4, description="width / height of a random crop, least"
+    )
+    max_ratio: Annotated[float, Field(gt=0)] = Field(default=4 / 3, description="width / height of a random crop, most")
+    translate: Annotated[int, Field(ge=0)] = Field(default=0, description="shift by up to this many pixels each way")
+    translate_fill: Literal["zero", "reflect"] = Field(
+        default="zero", description="what a shift or turn brings into view: black, or the picture's reflection"
+    )
+    erase: Share = Field(default=0.0, description="probability of random erasing")
+    erase_scale: tuple[Share, Share] = Field(default=(0.02, 0.33), description="share of the area erased, [min, max]")
+    cutout: Annotated[int, Field(ge=0)] = Field(default=0, description="side of the square cut out, in pixels; 0: off")
+    mixup: Annotated[float, Field(ge=0)] = Field(default=0.0, description="alpha of mixup; 0: off")
+    cutmix: Annotated[float, Field(ge=0)] = Field(default=0.0, description="alpha of cutmix; 0: off")
+    brightness: Share = Field(default=0.0, description="largest change; 0.4: a factor from 0.6 to 1.4")
+    contrast: Share = Field(default=0.0, description="largest change; 0.4: a factor from 0.6 to 1.4")
+    rotate: Range = Field(default=(0.0, 0.0), description="degrees counter-clockwise, [min, max]")
+    scale: Range = Field(default=(1.0, 1.0), description="factors, [min, max]")
+    shear: Range = Field(default=(0.0, 0.0), description="degrees along the width, [min, max]")
 
     @model_validator(mode="after")
     def _ranges_are_in_order(self) -> Self:
@@ -113,48 +128,52 @@ class Augment(Section):
 
 
 class Eval(Section):
-    size: Size
+    size: Size = Field(description="side in pixels; in a file also '100%', as in phases")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.875, description="share of the short side that the centre crop keeps"
+        default=0.875, description="share of the short side that the centre crop keeps"
     )
-    rect: bool = Field(False, description="batches of like aspect ratio keep it, sides multiples of 32")
-    batch: PositiveInt = 256
-    every: PositiveInt = Field(1, description="epochs between evaluations; the last epoch always has one")
+    rect: bool = Field(default=False, description="batches of like aspect ratio keep it, sides multiples of 32")
+    batch: PositiveInt = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
+    every: PositiveInt = Field(default=1, description="epochs between evaluations; the last epoch always has one")
 
 
 class Data(Section):
     rendition: str = Field(
-        "auto", description="which rendition to read; auto: the smallest that suffices for the phase's size"
+        default="auto", description="which rendition to read; auto: the smallest that suffices for the phase's size"
     )
     balance: Literal["none", "weights", "sampling"] = Field(
-        "none", description="against class imbalance: weigh the loss, or draw classes evenly"
+        default="none", description="against class imbalance: weigh the loss, or draw classes evenly"
     )
-    gray: bool = Field(True, description="train with one channel where all pictures are gray")
+    gray: bool = Field(default=True, description="train with one channel where all pictures are gray")
     mean: tuple[float, ...] | None = Field(
-        None, description="per channel, of pixels in [0, 1]; none: the dataset's own"
+        default=None, description="per channel, of pixels in [0, 1]; none: the dataset's own"
     )
-    std: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = Field(default=None, description="as mean")
 
 
 class Train(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
-    compile: bool = False
-    deterministic: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        default=0, description="of the first weights, the order and every random choice about a sample"
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="auto: bf16 where the device computes in it"
+    )
+    compile: bool = Field(default=False, description="torch.compile the model")
+    deterministic: bool = Field(default=False, description="repeatable algorithms only, and float32 without shortcuts")
     micro_batch: Annotated[int, Field(ge=0)] = Field(
-        0, description="most pictures in one forward pass of a rank; 0: its whole share"
+        default=0, description="most pictures in one forward pass of a rank; 0: its whole share"
     )
-    checkpoint: Literal["epoch", "phase"] = "epoch"
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    checkpoint: Literal["epoch", "phase"] = Field(default="epoch", description="after which of them to save")
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = Field(default=5.0, description="most minutes without saving")
     patience: Annotated[int, Field(ge=0)] = Field(
-        0, description="stop after this many evaluations without a better top-1; 0: never"
+        default=0, description="stop after this many evaluations without a better top-1; 0: never"
     )
-    log_every: PositiveInt = Field(10, description="steps between step events")
+    log_every: PositiveInt = Field(default=10, description="steps between step events")
 
 
 class Recipe(Section):
     name: str
-    about: str = ""
+    about: str = Field(default="", description="one line for people")
     model: Model
     optim: Optim
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
@@ -162,7 +181,9 @@ class Recipe(Section):
     eval: Eval
     data: Data = Data()
     train: Train = Train()
-    claim: dict[str, Any] = Field({}, description="what was measured, with what, how often, and where the log lies")
+    claim: dict[str, Any] = Field(
+        default={}, description="what was measured, with what, how often, and where the log lies"
+    )
 
     @property
     def epochs(self) -> float:
@@ -216,7 +237,8 @@ def load(
     """A bundled recipe, a TOML file or a Recipe, with what the command line changes: the only way one comes into a run.
 
     model, init, freeze_to replace those of ``[model]``; a model of another name has no args, unless it brings them
-    epochs stretches all phases and learning-rate points in proportion; batch is the first phase's, the others keep their ratio to it
+    epochs stretches all phases and learning-rate points in proportion
+    batch is the first phase's; the others keep their ratio to it
     changes are ``a.b=value`` with values as TOML writes them; side is what a size of "100%" becomes, in pixels
     Raises RecipeError for whatever does not fit.
     """
@@ -319,29 +341,23 @@ def _with_batch(recipe: Recipe, batch: int) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> RecipeError:
-    """The first fault that pydantic found, in our four parts; faults of unknown keys first, since they cause the others."""
+    """The first fault that pydantic found, in our four parts; unknown keys first, since they cause the others."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
-    location = [
-        part for part in fault["loc"] if not (isinstance(part, str) and (part.startswith("list[") or part == "Drops"))
-    ]
+    # pydantic also names the member of a union, which is no key
+    location = [part for part in fault["loc"] if part != "Drops" and not str(part).startswith("list[")]
     where = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location)) or "recipe"
     dotted = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         valid = _fields_at(location[:-1])
-        return RecipeError(
-            where,
-            got="an unknown key",
-            need=f"one of {', '.join(sorted(valid))}",
-            hint=did_you_mean(str(location[-1]), valid),
-        )
+        need, hint = f"one of {', '.join(sorted(valid))}", did_you_mean(str(location[-1]), valid)
+        return RecipeError(where, got="an unknown key", need=need, hint=hint)
     if fault["type"] == "missing":
         return RecipeError(where, got="nothing", need="a value", hint=f"--set {dotted}=...")
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     got = repr(fault["input"]) if not isinstance(fault["input"], dict) else "values that contradict each other"
-    return RecipeError(
-        where, got=got, need=message, hint=f"--set {dotted}=..." if dotted else "eighteen recipes shows valid ones"
-    )
+    hint = f"--set {dotted}=..." if dotted else "eighteen recipes shows valid ones"
+    return RecipeError(where, got=got, need=message, hint=hint)
 
 
 def _fields_at(location: list[Any]) -> list[str]:

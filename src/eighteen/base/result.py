@@ -10,7 +10,10 @@ from eighteen.base.rundir import RunDir
 
 @dataclass(frozen=True)
 class Result:
-    """top1, top5: shares in [0, 1] of its last evaluation, best_top1 of its best; None without a validation split. seconds: over all resumes."""
+    """top1, top5: shares in [0, 1] of its last evaluation, best_top1 of its best; None without a validation split.
+
+    seconds: over all resumes
+    """
 
     run: Path
     step: int

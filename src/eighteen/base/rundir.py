@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -67,11 +68,13 @@ class RunDir:
 
 
 def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment: dict[str, Any]) -> RunDir:
-    """Make ``parent/NAME-UTC`` with recipe.toml, command.txt and env.json; a second run in the same second gets ``.2``: nothing is ever overwritten."""
+    """Make ``parent/NAME-UTC`` with recipe.toml, command.txt and env.json.
+
+    A second run in the same second gets ``.2``: nothing is ever overwritten.
+    """
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-        raise UsageError(
-            "name the run", got=repr(name), need="letters, digits, '.', '_', '+' and '-'", hint="--name flowers"
-        )
+        need = "letters, digits, '.', '_', '+' and '-'"
+        raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
@@ -82,9 +85,8 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
         except FileExistsError:
             continue
     else:
-        raise UsageError(
-            "name the run", got=f"1000 runs called {name}-{stamp}", need="a new name", hint="--name another"
-        )
+        got = f"1000 runs called {name}-{stamp}"
+        raise UsageError("name the run", got=got, need="a new name", hint="--name another")
     run = RunDir(path)
     for folder in (run.checkpoints, run.tensorboard, run.eval):
         folder.mkdir()
@@ -94,14 +96,10 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     return run
 
 
-def open(path: str | Path) -> RunDir:
+def open(path: str | os.PathLike[str]) -> RunDir:
     """The run in a folder; DataError if there is none."""
     run = RunDir(Path(path))
     if not run.recipe.is_file():
-        raise DataError(
-            f"open the run {path}",
-            got="no recipe.toml there",
-            need="a folder that eighteen train made",
-            hint="ls runs/",
-        )
+        need = "a folder that eighteen train made"
+        raise DataError(f"open the run {path}", got="no recipe.toml there", need=need, hint="ls runs/")
     return run

@@ -66,7 +66,7 @@ class Schedule:
         return last.first + last.batch
 
     def ends_epoch(self, step: Step) -> int | None:
-        """The number of the epoch (from 1) that this step brings to its end, if it does; the last step always ends one."""
+        """The number of the epoch (from 1) that this step brings to its end, if it does; the last step always does."""
         after = step.first + step.batch
         if step.number == self.num_steps - 1:
             return max(1, math.ceil(min(self.epochs, after / self.num_samples) - 1e-6))
@@ -75,7 +75,10 @@ class Schedule:
 
 
 def schedule(recipe: Recipe, num_samples: int) -> Schedule:
-    """Lay a recipe over a split of ``num_samples``: each phase has the whole number of steps nearest to its epochs, at least one."""
+    """Lay a recipe over a split of ``num_samples``.
+
+    Each phase has the whole number of steps nearest to its epochs, at least one.
+    """
     stretches, step, first, end = [], 0, 0, 0.0
     for phase in recipe.phases:
         stretches.append(_Stretch(step, first, phase))
@@ -86,7 +89,10 @@ def schedule(recipe: Recipe, num_samples: int) -> Schedule:
 
 
 def learning_rate(optim: Optim, epoch: float) -> float:
-    """The rate at ``epoch`` (any fraction) for a batch of ``optim.batch``: through the points as ``optim.curve`` says, or dropping step by step."""
+    """The rate at ``epoch`` (any fraction) for a batch of ``optim.batch``.
+
+    Through the points as ``optim.curve`` says, or dropping step by step.
+    """
     if isinstance(optim.lr, Drops):
         return optim.lr.start * optim.lr.factor ** math.floor(epoch / optim.lr.every)
     epochs, values = zip(*optim.lr, strict=True)

@@ -20,9 +20,10 @@ class World:
         return self.rank == 0
 
     def slice(self, batch: int) -> slice:
-        """The positions of a batch that this rank takes: contiguous, as even as pairs allow, all ranks together exactly 0..batch-1.
+        """The positions of a batch that this rank takes: contiguous, as even as pairs allow.
 
-        Positions 2i and 2i+1 stay on one rank, because mixup and cutmix blend such pairs: so the batch is the same on every world.
+        All ranks together take exactly 0..batch-1. Positions 2i and 2i+1 stay on one rank, because mixup and cutmix
+        blend such pairs: so the batch is the same on every world.
         """
         pairs = (batch + 1) // 2
         first, last = pairs * self.rank // self.size, pairs * (self.rank + 1) // self.size

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ VERSION = 1
 class Rendition:
     """All samples of a split at one size, as JPEGs in tar shards or as one raw array."""
 
-    kind: str  # "jpeg" or "raw"
+    kind: Literal["jpeg", "raw"]
     index: NDArray[np.void]  # [N] of INDEX_DTYPE, mapped
     root: Path  # of the dataset
     shards: tuple[str, ...]  # files, relative to the root; index["shard"] counts them

@@ -49,11 +49,10 @@ class Batch:
 
 
 class TrainLoader:
-    """Iterates over (Step, Batch) from step ``start`` to the end of the schedule. Use it as a context manager: leaving
-    it ends its threads.
+    """Iterates over (Step, Batch) from step ``start`` to the end of the schedule.
 
-    A failure in any thread is raised by ``next`` as it was: for a damaged sample a DataError that names shard and
-    sample.
+    Use it as a context manager: leaving it ends its threads. A failure in any thread is raised by ``next`` as it was:
+    for a damaged sample a DataError that names shard and sample.
 
     augment: flip, min_ratio and max_ratio are done here, all else on the device by ``augment``      channels: 1 or 3
     rendition: a name, or "auto": the smallest that suffices, see ``choose_rendition``
@@ -157,9 +156,8 @@ def eval_batches(
     """This rank's batches of a split: central crops, every sample exactly once over all ranks.
 
     Batches are the same at any world size, and rank r takes batches r, r + size ...; so a rank may have none. With
-    ``settings.rect`` each batch holds
-    pictures of like aspect ratio, in which they are cropped: short side ``size``, both sides rounded to multiples of
-    32, at most twice as long as short.
+    ``settings.rect`` a batch holds pictures of like aspect ratio and is cropped to their mean: short side ``size``,
+    both sides rounded to multiples of 32, at most twice as long as short.
     """
     stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
     maker = _Maker(split, device, channels, num_threads or _share_of_cpus(world))
@@ -174,12 +172,11 @@ def eval_batches(
 
 
 def choose_rendition(split: Split, name: str, *, size: int, share: float, square: bool) -> Rendition:
-    """The rendition of that name, or for "auto" the smallest whose crops need not be enlarged to ``size``, on average
-    over the split.
+    """The rendition of that name, or for "auto" the smallest whose crops, on average, need not be enlarged to ``size``.
 
-    share: mean share of a picture's area that a crop has, or of its central square if ``square``. Where even the crops
-    of "full" are smaller than ``size``, only a rendition whose crops are no smaller than those will do. raises
-    RecipeError if there is no rendition of that name
+    Where even the crops of "full" are smaller than that, only one whose crops are no smaller than those will do.
+    share: mean share of a picture's area that a crop has, or of its central square if ``square``
+    raises RecipeError if there is no rendition of that name
     """
     if name != "auto":
         if name not in split.renditions:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 @contextmanager
 def progress(console: Console, what: str) -> Iterator[Callable[[int, int, int], None]]:
-    """A bar for as long as the block lasts; call what it gives with (done, total, bytes). Silent where there is no terminal."""
+    """A bar for as long as the block lasts; call what it gives with (done, total, bytes). Silent without a terminal."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)

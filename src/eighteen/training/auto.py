@@ -53,6 +53,6 @@ def choose(facts: Facts) -> Choice:
 
 
 def enough_epochs(recipe: Recipe, num_samples: int) -> float | None:
-    """More epochs, where the recipe's own would give so small a dataset too few steps to learn from; None where they suffice."""
+    """More epochs, where the recipe's own give so small a dataset too few steps to learn; None where they suffice."""
     steps = sum(phase.epochs * num_samples / phase.batch for phase in recipe.phases)
     return float(math.ceil(recipe.epochs * MIN_STEPS / steps)) if steps < MIN_STEPS else None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def flatten_buffers(model: nn.Module) -> Tensor:
-    """Make every floating-point buffer of ``model`` a view into one new flat float32 tensor, and return that: [all their elements]."""
+    """Make every float32 buffer of ``model`` a view into one new flat tensor, and return that: [all their elements]."""
     owners = [
         (module, name, buffer)
         for module in model.modules()

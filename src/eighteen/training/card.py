@@ -1,4 +1,4 @@
-"""What must be known to use a model's weights: its classes, how its pictures are prepared, how it is built. Stored beside the weights."""
+"""What must be known to use a model's weights, stored beside them: its classes, its preprocessing, how it is built."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Literal, Self
 
 @dataclass(frozen=True)
 class Card:
-    """size: side of the picture in pixels after the centre crop; crop: share of the short side that the crop keeps; mean, std: per channel, of pixels in [0, 1].
+    """size: side of the picture in pixels after the centre crop      crop: share of the short side that the crop keeps
 
-    kind: how the training pictures were packed, "jpeg" or "raw"; model: ``{"name": ..., "args": {...}}`` as the recipe has it.
+    mean, std: per channel, of pixels in [0, 1]      kind: how the training pictures were packed
+    model: ``{"name": ..., "args": {...}}`` as the recipe has it
     """
 
     classes: tuple[str, ...]
@@ -28,4 +29,5 @@ class Card:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Self:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()})
+        tuples = {key: tuple(tree[key]) for key in ("classes", "mean", "std")}
+        return cls(**{**tree, **tuples})

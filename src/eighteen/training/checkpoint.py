@@ -1,4 +1,4 @@
-"""Checkpoints: weights, optimiser and state in safetensors and JSON, with a digest of every file and a commit mark written last.
+"""Checkpoints: weights, optimiser and state in safetensors and JSON; digests of all files in a mark written last.
 
     checkpoints/step-000123/model.safetensors       weights under their own names; what evaluation and prediction load
                             ema.safetensors         their moving average, where the recipe has one
@@ -94,28 +94,19 @@ def open(path: Path) -> Checkpoint:
     """Verify and open one checkpoint; DataError names the file that is damaged."""
     commit = path / COMMIT
     if not commit.is_file():
-        raise DataError(
-            f"open the checkpoint {path}",
-            got=f"no {COMMIT}: it was never finished",
-            need="a finished checkpoint",
-            hint=f"ls {path.parent}",
-        )
+        got = f"no {COMMIT}: it was never finished"
+        raise DataError(f"open the checkpoint {path}", got=got, need="a finished checkpoint", hint=f"ls {path.parent}")
     for file, digest in json.loads(commit.read_text("utf-8")).items():
         if not (path / file).is_file() or _digest(path / file) != digest:
-            raise DataError(
-                f"open the checkpoint {path}",
-                got=f"{file} differs from its digest",
-                need="the bytes that were written",
-                hint="the one before it",
-            )
+            got, need = f"{file} differs from its digest", "the bytes that were written"
+            raise DataError(f"open the checkpoint {path}", got=got, need=need, hint="the one before it")
     return Checkpoint(path, json.loads((path / "state.json").read_text("utf-8")))
 
 
 def committed(run: RunDir) -> list[Path]:
     """The run's finished checkpoints, oldest first."""
-    return sorted(
-        (mark.parent for mark in run.checkpoints.glob(f"step-*/{COMMIT}")), key=lambda path: int(path.name[5:])
-    )
+    found = (mark.parent for mark in run.checkpoints.glob(f"step-*/{COMMIT}"))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def newest(run: RunDir) -> Checkpoint:
@@ -149,11 +140,10 @@ def prune(run: RunDir, *, keep: str | None, num_last: int = 2) -> None:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state by the names of the weights: {"conv1.weight.momentum_buffer": tensor, ...}."""
-    named = {weight: name for name, weight in model.named_parameters()}
-    state = optimizer.state
+    named: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     return {
         f"{named[weight]}.{key}": value
-        for weight, values in state.items()
+        for weight, values in optimizer.state.items()
         for key, value in values.items()
         if isinstance(value, Tensor)
     }

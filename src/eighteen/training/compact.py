@@ -34,11 +34,9 @@ class CompactNet(nn.Module):
         before = widths[0]
         for width in widths:
             stride = 2 if len(self.stages) else 1
-            blocks = [
-                Block(before, width, stride, zero_gamma),
-                *(Block(width, width, 1, zero_gamma) for _ in range(1, depth)),
-            ]
-            self.stages.append(nn.Sequential(*blocks))
+            first = Block(before, width, stride, zero_gamma)
+            others = [Block(width, width, 1, zero_gamma) for _ in range(1, depth)]
+            self.stages.append(nn.Sequential(first, *others))
             before = width
         self.head = nn.Linear(before, num_classes)
 
@@ -55,19 +53,18 @@ class Block(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int, zero_gamma: bool) -> None:
         super().__init__()
-        self.residual = nn.Sequential(
-            *_conv_norm(before, width, 3, stride), nn.ReLU(inplace=True), *_conv_norm(width, width, 3)
-        )
+        first, (conv, norm) = _conv_norm(before, width, 3, stride), _conv_norm(width, width, 3)
+        self.residual = nn.Sequential(*first, nn.ReLU(inplace=True), conv, norm)
         self.shortcut = _shortcut(before, width, stride)
         if zero_gamma:
-            nn.init.zeros_(self.residual[-1].weight)
+            nn.init.zeros_(norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.residual(x) + self.shortcut(x), inplace=True)
 
 
 def _stem(in_chans: int, width: int, stride: int) -> nn.Sequential:
-    """3x3 convolutions that together step over the picture by ``stride``; a thin first one keeps the many early pixels cheap."""
+    """3x3 convolutions that together step by ``stride``; a thin first one keeps the many early pixels cheap."""
     if stride not in (1, 2, 4):
         raise ValueError(f"stem_stride must be 1, 2 or 4, not {stride}")
     if stride == 1:
@@ -78,7 +75,7 @@ def _stem(in_chans: int, width: int, stride: int) -> nn.Sequential:
 
 
 def _shortcut(before: int, width: int, stride: int) -> nn.Sequential:
-    """The picture itself, or where the shape changes a pooled 1x1 projection (ResNet-D, He et al. 2018, arXiv 1812.01187)."""
+    """The input, or where the shape changes a pooled 1x1 projection (ResNet-D, He et al. 2018, arXiv 1812.01187)."""
     pool = [nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)] if stride > 1 else []
     return nn.Sequential(*pool, *(_conv_norm(before, width, 1) if pool or before != width else []))
 

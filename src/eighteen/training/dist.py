@@ -21,22 +21,21 @@ from eighteen.training.ranks import FILE_STORE
 
 
 def device_of(world: World) -> torch.device:
-    """The GPU of this rank, or the CPU where there is none; MachineError if there are fewer GPUs than ranks on this machine."""
+    """The GPU of this rank, or the CPU where there is none; MachineError if this machine has fewer GPUs than ranks."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if world.local_rank >= torch.cuda.device_count():
         got = f"rank {world.local_rank} on a machine with {torch.cuda.device_count()} GPUs"
-        raise MachineError(
-            "take a GPU for every rank", got=got, need="a GPU for each", hint=f"--gpus {torch.cuda.device_count()}"
-        )
+        hint = f"--gpus {torch.cuda.device_count()}"
+        raise MachineError("take a GPU for every rank", got=got, need="a GPU for each", hint=hint)
     return torch.device("cuda", world.local_rank)
 
 
 @contextmanager
 def connected(world: World, device: torch.device, *, timeout_s: float = 600) -> Iterator[None]:
-    """The process group of this world for as long as the block lasts: NCCL between GPUs, gloo between CPUs; nothing if alone.
+    """The process group of this world for as long as the block lasts: NCCL between GPUs, gloo between CPUs.
 
-    A group that somebody else has set up is used and left standing.
+    Alone there is none. A group that somebody else has set up is used and left standing.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -77,17 +76,22 @@ def sum_(tensor: Tensor, world: World) -> Tensor:
 
 
 class Communication:
-    """How long the ranks' gradients kept a step waiting: from the last gradient that was ready to the end of the last all-reduce.
+    """How long the ranks' gradients kept a step waiting: from the last one ready to the end of the last all-reduce.
 
-    On a GPU both ends are events on the compute stream, read one step later; on a CPU they are the clock.
+    On a GPU both ends are events on the compute stream, read when somebody asks; on a CPU they are the clock.
     """
 
     def __init__(self, model: DistributedDataParallel, device: torch.device) -> None:
-        self._on_gpu, self._ready, self._seconds = device.type == "cuda", None, 0.0
+        self._on_gpu, self._seconds = device.type == "cuda", 0.0
+        self._ready = self._mark()
         self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         model.register_comm_hook(None, self._all_reduce)
 
-    def _all_reduce(self, _state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def _all_reduce(
+        self,
+        _state: None,
+        bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
+    ) -> torch.futures.Future[Tensor]:
         self._ready = self._mark()
         gradients = bucket.buffer().div_(dist.get_world_size())
         return dist.all_reduce(gradients, async_op=True).get_future().then(lambda done: done.value()[0])
@@ -117,7 +121,10 @@ class Communication:
 
 
 def parallel(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """The model as the step sees it: in DDP if there are several ranks. Running statistics are averaged by us, not broadcast each step."""
+    """The model as the step sees it: in DDP if there are several ranks.
+
+    Running statistics are averaged by us, not broadcast each step.
+    """
     if world.size == 1:
         return model
     ids = [device.index] if device.type == "cuda" else None

@@ -27,7 +27,8 @@ NUM_BINS = 15  # of confidence, as Guo et al. 2017 (arXiv 1706.04599)
 class Evaluation:
     """top1, top5: shares of num_samples in [0, 1]; loss: mean cross-entropy in nats.
 
-    confusion: [K, K] int64, rows are the true classes      calibration: [15, 3] float64 of count, summed confidence and number correct by confidence
+    confusion: [K, K] int64, rows are the true classes
+    calibration: [15, 3] float64 of count, summed confidence and number correct by confidence
     """
 
     classes: tuple[str, ...]
@@ -54,7 +55,8 @@ def evaluate(
 ) -> Evaluation:
     """Run ``model`` ([N, C, H, W] float -> [N, K] logits) over a split and count.
 
-    dtype: of autocast; None computes in float32. Batches are cut the same way at any world size and added up in float64, so ranks change nothing.
+    dtype: of autocast; None computes in float32. Batches are cut the same way at any world size and added up in
+    float64, so ranks change nothing.
     """
     began, num_classes = time.perf_counter(), len(card.classes)
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)

@@ -18,7 +18,10 @@ from eighteen.training.precision import autocast_dtype
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """dtype: what autocast computes in, None for plain float32; class_weights: [K] float32 of mean 1 over the samples, or None."""
+    """dtype: what autocast computes in, None for plain float32
+
+    class_weights: [K] float32 of mean 1 over the samples, or None
+    """
 
     recipe: Recipe
     data: Dataset

@@ -12,21 +12,26 @@ from eighteen.base.recipe import Optim
 def optimizer(model: nn.Module, optim: Optim, *, lr_scale: dict[str, float]) -> torch.optim.Optimizer:
     """SGD or AdamW over the weights that train; the rate of every group is set each step by ``set_lr``.
 
-    Weight decay stays away from norms and biases, the weights of one dimension (He et al. 2018, arXiv 1812.01187). lr_scale: stage -> multiplier.
+    Weight decay stays away from norms and biases, the weights of one dimension (He et al. 2018, arXiv 1812.01187).
+    lr_scale: stage -> multiplier
     """
     groups = parameter_groups(model, weight_decay=optim.weight_decay, lr_scale=lr_scale)
     if optim.name == "sgd":
         nesterov = optim.nesterov and optim.momentum > 0
         sgd = torch.optim.SGD(groups, lr=0.0, momentum=optim.momentum, nesterov=nesterov, fused=True)
         for weight in (weight for group in groups for weight in group["params"] if optim.momentum):
-            # torch leaves the buffers as they come from memory when the very first step is skipped; zeros give the same first step
+            # torch leaves the buffers as they come from memory when the very first step is skipped; zeros give the same
+            # first step
             sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         return sgd
     return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, lr_scale: dict[str, float]) -> list[dict]:
-    """Trainable weights by (multiplier of the rate, decay or not), in the model's order; the longest matching stage of lr_scale counts."""
+    """Trainable weights by (multiplier of the rate, decay or not), in the model's order.
+
+    The longest matching stage of lr_scale counts.
+    """
     groups: dict[tuple[float, float], dict] = {}
     used: set[str] = set()
     for name, weight in model.named_parameters():
@@ -41,12 +46,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, lr_scale: dict[st
     if unknown := set(lr_scale) - used:
         stage = sorted(unknown)[0]
         valid = [name for name, _ in model.named_children()]
-        raise RecipeError(
-            f"model.lr_scale.{stage}",
-            got="a stage without trainable weights",
-            need="a stage of the model",
-            hint=did_you_mean(stage, valid),
-        )
+        got, hint = "a stage without trainable weights", did_you_mean(stage, valid)
+        raise RecipeError(f"model.lr_scale.{stage}", got=got, need="a stage of the model", hint=hint)
     return list(groups.values())
 
 
@@ -58,7 +59,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 class Ema:
     """An exponential moving average of all floating-point weights and buffers of a model, updated by one fused call.
 
-    The decay starts low and rises to ``decay`` (as in TensorFlow's ExponentialMovingAverage: min(decay, (1 + step) / (10 + step))).
+    The decay starts low and rises: min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -69,7 +70,8 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.tensors.values()), list(self._sources.values()), 1 - decay)
+        averages, sources = list(self.tensors.values()), list(self._sources.values())
+        torch._foreach_lerp_(averages, sources, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""What can be refused before a run exists: everything about a recipe that its dataset, its model or the number of ranks rules out."""
+"""What can be refused before a run exists: all that a dataset, a model or the number of ranks rules out of a recipe."""
 
 from __future__ import annotations
 
@@ -16,22 +16,18 @@ def preflight(recipe: Recipe, data: Dataset, *, num_ranks: int, model: nn.Module
     """Build the recipe's model once, and raise RecipeError or DataError if it could not be trained on ``data``."""
     for number, phase in enumerate(recipe.phases):
         if phase.batch < 2 * num_ranks:
-            need = f"at least 2 for each of the {num_ranks} ranks"
-            raise RecipeError(
-                f"phases[{number}].batch", got=str(phase.batch), need=need, hint=f"--batch {64 * num_ranks}"
-            )
+            need, hint = f"at least 2 for each of the {num_ranks} ranks", f"--batch {64 * num_ranks}"
+            raise RecipeError(f"phases[{number}].batch", got=str(phase.batch), need=need, hint=hint)
     channels = data.channels if recipe.data.gray else 3
     for name in ("mean", "std"):
         given = getattr(recipe.data, name)
         if given is not None and len(given) not in (1, channels):
-            raise RecipeError(
-                f"data.{name}",
-                got=f"{len(given)} values",
-                need=f"one for each of {channels} channels",
-                hint=f"leave out data.{name}",
-            )
+            got, need = f"{len(given)} values", f"one for each of {channels} channels"
+            raise RecipeError(f"data.{name}", got=got, need=need, hint=f"leave out data.{name}")
     if model is None:
         model = models.build(recipe.model, num_classes=len(data.classes), in_chans=channels)
+    sizes = sorted({*(phase.size for phase in recipe.phases), recipe.eval.size})
+    models.try_out(model, recipe.model.name, num_classes=len(data.classes), in_chans=channels, sizes=sizes)
     if init := models.weights_asked_for(recipe.model):
         models.fresh_names(model, weights_of(init), origin=init)
     frozen = {weight: weight.requires_grad for weight in model.parameters()}

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from eighteen.base import recipe as recipes
 from eighteen.base import errors, rundir, world
+from eighteen.base import recipe as recipes
 from eighteen.base.errors import EighteenError, PeerLost
 
 LOCAL_SOCKETS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -30,8 +30,9 @@ GRACE_S = 30.0  # for the ranks to save and stop
 def start(run: Path, dataset: Path, *, num_ranks: int, on_cpu: bool, while_running: Callable[[], object]) -> None:
     """Train ``run`` on ``num_ranks`` processes of this machine.
 
-    while_running is called about five times a second; if it returns true the ranks are asked to save and stop. Ctrl-C once asks the same,
-    twice ends them at once (KeyboardInterrupt). Raises the error that a rank ended with; PeerLost if one was killed.
+    while_running is called about five times a second; if it returns true the ranks are asked to save and stop. Ctrl-C
+    once asks the same, twice ends them at once (KeyboardInterrupt). Raises the error that a rank ended with; PeerLost
+    if one was killed.
     """
     interrupts: list[int] = []
     previous = {
@@ -101,12 +102,8 @@ def _raise_error(meeting: Path, processes: list[subprocess.Popen[bytes]]) -> Non
     rank, code = next((rank, process.returncode) for rank, process in enumerate(processes) if process.returncode)
     kind = PeerLost if code < 0 else EighteenError
     got = f"rank {rank} {f'killed by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'}"
-    raise kind(
-        f"train on {len(processes)} ranks",
-        got=got,
-        need="all ranks until the end",
-        hint="what it printed above; then eighteen train --resume RUN",
-    )
+    hint = "what it printed above; then eighteen train --resume RUN"
+    raise kind(f"train on {len(processes)} ranks", got=got, need="all ranks until the end", hint=hint)
 
 
 def main(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ The first rank writes; the others only read what all of them summed up.
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -18,6 +19,7 @@ from eighteen.base.events import STOP, OnEvent
 from eighteen.base.schedule import Step
 from eighteen.data.loader import TrainLoader
 from eighteen.data.reference import DECODER
+from eighteen.training import checkpoint
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.job import Job
 from eighteen.training.state import State, save
@@ -60,7 +62,10 @@ class Reporter:
     def __enter__(self) -> Self:
         this = self._this
         if self._state.step:
-            self._event("resume", step=self._state.step)
+            name = checkpoint.name(self._state.step)
+            self._event("resume", step=self._state.step, checkpoint=name)
+            if (newest := checkpoint.committed(this.run)[-1].name) != name:
+                self._event("warning", text=f"{newest} is damaged: going on from {name}")
         self._event(
             "start",
             recipe=this.recipe.name,
@@ -104,14 +109,15 @@ class Reporter:
 
     def evaluated(self, step: Step, epoch: int, found: Evaluation) -> None:
         """An evaluation at the end of ``epoch``; keeps the best and counts those without gain."""
+        self._interval.paused_s += found.seconds  # of the interval it fell into, which the next line may end
         self._flush()
-        self._interval.paused_s += found.seconds
         self._last, state = found, self._state
         self._is_best = state.best_top1 is None or found.top1 > state.best_top1
         state.best_top1 = max(found.top1, state.best_top1 or 0.0)
         state.evals_without_gain = 0 if self._is_best else state.evals_without_gain + 1
         facts = {"step": step.number, "epoch": epoch, "samples": step.first + step.batch}
         scores = {name: getattr(found, name) for name in ("split", "top1", "top5", "loss", "num_samples", "seconds")}
+        scores["loss"] = found.loss if math.isfinite(found.loss) else None
         self._event("eval", **facts, **scores, best=self._is_best)
         percent = {"top1": 100 * found.top1, "top5": 100 * found.top5}
         self._event("epoch", **facts, hours=state.seconds / 3600, **percent)

@@ -22,7 +22,10 @@ from eighteen.training.weights import weights_of
 
 @dataclass
 class State:
-    """net is what the step calls (compiled, in DDP); model is the plain module with the weights. step counts finished steps."""
+    """net is what the step calls (compiled, in DDP); model is the plain module with the weights.
+
+    step counts finished steps.
+    """
 
     model: nn.Module
     net: nn.Module
@@ -68,23 +71,29 @@ def start(this: Job, model: nn.Module | None = None) -> State:
         if init := models.weights_asked_for(recipe.model):
             models.start_from(model, weights_of(init), origin=init)
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
-    model = model.to(device=this.device, memory_format=torch.channels_last)
+    model = model.to(this.device).to(memory_format=torch.channels_last)
     buffers = flatten_buffers(model)
     ranked = dist.parallel(model, this.world, this.device)
+    in_ddp = isinstance(ranked, dist.DistributedDataParallel)
+    communication = dist.Communication(ranked, this.device) if in_ddp else None
     state = State(
         model=model,
-        net=torch.compile(ranked) if recipe.train.compile else ranked,
+        net=_compiled(ranked) if recipe.train.compile else ranked,
         optimizer=optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale),
         ema=optim.Ema(model, recipe.optim.ema) if recipe.optim.ema else None,
         buffers=buffers,
         frozen=frozen,
-        communication=dist.Communication(ranked, this.device)
-        if isinstance(ranked, dist.DistributedDataParallel)
-        else None,
+        communication=communication,
         card=card_of(this),
     )
     state.train_mode()
     return state
+
+
+def _compiled(net: nn.Module) -> nn.Module:
+    compiled = torch.compile(net)
+    assert isinstance(compiled, nn.Module)  # it is one for every module, but torch's types do not say so
+    return compiled
 
 
 def resume(state: State, saved: checkpoint.Checkpoint) -> State:

@@ -9,12 +9,12 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
-from eighteen.base.errors import UsageError
 from eighteen.base.order import random_bits
 from eighteen.base.schedule import Step
 from eighteen.data.augment import augment
 from eighteen.data.loader import Batch
 from eighteen.training.job import Job
+from eighteen.training.models import check_logits
 from eighteen.training.optim import set_lr
 from eighteen.training.state import State
 
@@ -22,9 +22,10 @@ _DROPOUT = 0xD0  # keys the random bits of dropout apart from those of samples
 
 
 def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool]) -> Tensor:
-    """Learn from this rank's slice of a batch; returns its ``reporting.Outcome`` as a [6] float32 tensor, summed over all ranks.
+    """Learn from this rank's slice of a batch; returns the ``reporting.Outcome`` of all ranks as a [6] float32 tensor.
 
-    If the loss or a gradient of any rank is not finite no weight and no running statistic changes. asks: (stop, save), told to all ranks.
+    If the loss or a gradient of any rank is not finite no weight and no running statistic changes.
+    asks: (stop, save), told to all ranks
     """
     recipe, world = job.recipe, job.world
     # Dropout and its like draw from the default generator: keyed by step and rank, so that a resumed run repeats them.
@@ -47,7 +48,7 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
         with _syncing(state, is_last):
             with torch.autocast(job.device.type, job.dtype, enabled=job.dtype is not None):
                 logits = state.net(images[start:stop])
-            loss = _loss(job, logits.float(), targets[start:stop])
+            loss = _loss(job, logits, targets[start:stop])
             outcome[0] += loss.detach()
             if count_hits:
                 outcome[1:3] += _hits(logits, batch.labels[start:stop])
@@ -71,7 +72,7 @@ def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None
     bad = ~(norm + outcome[0]).isfinite() | (outcome[3] > 0)
     outcome[3] = bad
     if clip := job.recipe.optim.clip:
-        torch._foreach_mul_(gradients, (clip / (norm + 1e-6)).clamp(max=1.0))
+        torch.nn.utils.clip_grads_with_norm_(state.weights, clip, norm, foreach=True)
     state.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # fused kernels change nothing when it is 1
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=state.communication is None)
@@ -81,18 +82,10 @@ def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None
 
 
 def _loss(job: Job, logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy summed over the samples."""
-    if logits.shape != (len(targets), job.num_classes):
-        got, need = f"an output of shape {list(logits.shape)}", f"logits of shape [{len(targets)}, {job.num_classes}]"
-        raise UsageError(
-            f"train {job.recipe.model.name}",
-            got=got,
-            need=need,
-            hint="end the model in a linear layer with num_classes outputs",
-        )
-    return F.cross_entropy(
-        logits, targets, weight=job.class_weights, label_smoothing=job.recipe.optim.label_smoothing, reduction="sum"
-    )
+    """Cross-entropy in float32, summed over the samples."""
+    check_logits(logits, job.recipe.model.name, num_samples=len(targets), num_classes=job.num_classes)
+    weight, smoothing = job.class_weights, job.recipe.optim.label_smoothing
+    return F.cross_entropy(logits.float(), targets, weight, label_smoothing=smoothing, reduction="sum")
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:

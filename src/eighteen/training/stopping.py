@@ -10,14 +10,14 @@ from typing import Self
 
 
 class StopSignals:
-    """While the block lasts, the first SIGINT or SIGTERM only sets ``requested``; the next one is handled as it was before the block.
+    """While the block lasts, the first SIGINT or SIGTERM only sets ``requested``; the next is handled as before it.
 
     Outside the main thread, where Python delivers no signals, it only carries ``requested``.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, signal.Handlers | int | None | object] = {}
+        self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,7 @@
-"""The trainer: a recipe over a dataset -> checkpoints and events. ``train`` is the outline; the hot path is ``step.train_step``."""
+"""The trainer: a recipe over a dataset -> checkpoints and events.
+
+``train`` is the outline; the hot path is ``step.train_step``.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +41,19 @@ def train(
     *,
     model: nn.Module | None = None,
 ) -> Result:
-    """Train ``recipe`` on ``data`` into ``run``; go on from its newest checkpoint if it has one. ``model`` stands in for the recipe's.
+    """Train ``recipe`` on ``data`` into ``run``; go on from its newest checkpoint if it has one.
 
-    Raises Stopped (exit code 75) after a signal or STOP with everything saved, Diverged (5) after three non-finite losses in a row.
+    model: stands in for the recipe's
+    Raises Stopped (exit code 75) after a signal or STOP with everything saved, Diverged (5) after three non-finite
+    losses in a row.
     """
-    this = job(recipe, data, run, world)
+    this, ending = job(recipe, data, run, world), None
     with dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model)
         with train_loader(this, state) as loader, Reporter(this, state, loader, on_event) as report:
             for now, batch in loader:
-                outcome = train_step(
-                    this, state, batch, now, count_hits=report.is_logged(now), asks=report.asks(signals.requested)
-                )
+                is_logged, asks = report.is_logged(now), report.asks(signals.requested)
+                outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
                 if epoch := evaluation_due(this, now):
                     report.evaluated(now, epoch, validate(this, state))
@@ -59,6 +63,7 @@ def train(
                     report.save()
                 if ending:
                     break
+            assert ending is not None  # the last step ends the run
             last = report.ended(ending)
     if ending == "stopped":
         raise stopped(run)
@@ -72,21 +77,11 @@ def start_or_resume(this: Job, model: nn.Module | None) -> State:
         return state
     saved = checkpoint.newest(this.run)
     if saved.card.classes != this.data.classes:
-        got = f"a dataset of {len(this.data.classes)} other classes"
-        raise UsageError(
-            f"resume {this.run.path}",
-            got=got,
-            need="the dataset it was trained on",
-            hint="the dataset named in command.txt",
-        )
+        got, hint = f"a dataset of {len(this.data.classes)} other classes", "the dataset named in command.txt"
+        raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
     if saved.step >= this.plan.num_steps:
-        got = f"a run that has done all its {saved.step} steps"
-        raise UsageError(
-            f"resume {this.run.path}",
-            got=got,
-            need="a run that is not finished",
-            hint=f"eighteen eval {this.run.path} {this.data.path}",
-        )
+        got, hint = f"a run that has done all its {saved.step} steps", f"eighteen eval {this.run.path} {this.data.path}"
+        raise UsageError(f"resume {this.run.path}", got=got, need="a run that is not finished", hint=hint)
     return states.resume(state, saved)
 
 
@@ -113,7 +108,10 @@ def evaluation_due(this: Job, now: Step) -> int | None:
 
 
 def validate(this: Job, state: State) -> Evaluation:
-    """Evaluate the weights that prediction would use: the moving average where there is one, with the ranks' running statistics averaged."""
+    """Evaluate the weights that prediction would use: the moving average where there is one.
+
+    The ranks' running statistics are averaged first.
+    """
     states.average_statistics(this, state)
     with states.averaged_weights(state):
         return evaluate(
@@ -135,17 +133,12 @@ def checkpoint_due(this: Job, now: Step) -> bool:
 
 
 def why_end(this: Job, state: State, report: Reporter) -> str | None:
-    """Why the run ends after this step, or None if it goes on. Diverged is raised here: there is nothing worth saving."""
+    """Why the run ends after this step, or None if it goes on. Raises Diverged: there is nothing worth saving."""
     if report.streak >= MAX_STREAK:
         good = checkpoint.committed(this.run)
         last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
-        hint = f"a lower learning rate; {last_good}"
-        raise Diverged(
-            f"step {state.step - 1}",
-            got=f"{report.streak} losses in a row that are not finite",
-            need="a finite loss",
-            hint=hint,
-        )
+        got, hint = f"{report.streak} losses in a row that are not finite", f"a lower learning rate; {last_good}"
+        raise Diverged(f"step {state.step - 1}", got=got, need="a finite loss", hint=hint)
     if report.stop_agreed:
         return "stopped"
     if state.step == this.plan.num_steps:
@@ -176,9 +169,5 @@ def torch_settings(this: Job) -> Iterator[None]:
 
 
 def stopped(run: RunDir) -> Stopped:
-    return Stopped(
-        "train to the end",
-        got="a request to stop",
-        need="the same command to go on",
-        hint=f"eighteen train --resume {run.path}",
-    )
+    need, hint = "the same command to go on", f"eighteen train --resume {run.path}"
+    return Stopped("train to the end", got="a request to stop", need=need, hint=hint)

@@ -1,0 +1,114 @@
+"""Nets that train in no time, as recipes name them: ``small_nets:grouped``, and some that fail on purpose.
+
+Each takes [N, in_chans, H, W] float, H and W from 8 px up, and returns logits [N, num_classes].
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+GATE = "EIGHTEEN_TEST_GATE"  # a named pipe: ``gated`` waits at its sixth step until somebody opens it for writing
+
+
+def grouped(num_classes: int, in_chans: int) -> nn.Sequential:
+    """Without batch statistics: what it learns does not depend on how a batch is cut."""
+    body = nn.Sequential(
+        nn.Conv2d(in_chans, 8, 3, 2, 1, bias=False),
+        nn.GroupNorm(2, 8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, 2, 1),
+        nn.ReLU(),
+    )
+    return _with_head(body, num_classes)
+
+
+def normed(num_classes: int, in_chans: int) -> nn.Sequential:
+    """With all that makes a resume hard: batch norm's running statistics and dropout's random numbers."""
+    body = nn.Sequential(
+        nn.Conv2d(in_chans, 8, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Conv2d(8, 16, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+    )
+    return _with_head(body, num_classes)
+
+
+def _with_head(body: nn.Sequential, num_classes: int) -> nn.Sequential:
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(OrderedDict(body=body, pool=pool, head=nn.Linear(16, num_classes)))
+
+
+class Faulty(nn.Module):
+    """``net``, whose logits are nan in the forward passes ``nan_at`` of training, counted from 0, on one rank."""
+
+    def __init__(self, net: nn.Module, nan_at: Sequence[int], rank: int) -> None:
+        super().__init__()
+        self.net, self._count = net, -1
+        self._nan_at = nan_at if int(os.environ.get("RANK", rank)) == rank else ()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._count += self.training
+        return self.net(images) * (math.nan if self.training and self._count in self._nan_at else 1.0)
+
+
+def faulty(num_classes: int, in_chans: int, nan_at: Sequence[int] = (), rank: int = 0) -> Faulty:
+    return Faulty(normed(num_classes, in_chans), nan_at, rank)
+
+
+def faulty_grouped(num_classes: int, in_chans: int, nan_at: Sequence[int] = (), rank: int = 0) -> Faulty:
+    return Faulty(grouped(num_classes, in_chans), nan_at, rank)
+
+
+class Gated(nn.Module):
+    """``normed``, but with a gate: see ``GATE``."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.step = net, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.step += self.training
+        if self.step == 6 and self.training and (gate := os.environ.get(GATE)):
+            os.close(os.open(gate, os.O_RDONLY))
+        return self.net(images)
+
+
+def gated(num_classes: int, in_chans: int) -> Gated:
+    return Gated(normed(num_classes, in_chans))
+
+
+def crooked(num_classes: int, in_chans: int) -> nn.Module:
+    """One logit too many."""
+    return grouped(num_classes + 1, in_chans)
+
+
+class Pair(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net(images), images
+
+
+def pair(num_classes: int, in_chans: int) -> Pair:
+    """Returns a tuple."""
+    return Pair(grouped(num_classes, in_chans))
+
+
+def picky(num_classes: int, in_chans: int) -> nn.Module:
+    """Takes pictures of 32 px only."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * 32 * 32, num_classes))
+
+
+def no_module(num_classes: int, in_chans: int) -> Tensor:
+    return torch.zeros(num_classes, in_chans)
