@@ -6,6 +6,7 @@ pack -> open -> train -> load -> predict: each takes a path, or what the one bef
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -86,6 +87,8 @@ def train(
         )
 
     def prepare() -> tuple[RunDir, Dataset]:
+        if isinstance(recipe, str) and recipe != "auto":
+            recipes.text(recipe)  # a mistyped name is said before anything is packed
         dataset = _dataset(data, say)
         resolved = _resolve(
             recipe,
@@ -104,7 +107,7 @@ def train(
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), model=module)
         run = rundir.create(
             Path(runs_dir),
-            name or f"{dataset.path.stem}-{resolved.name}",
+            name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip("."),
             recipe=resolved,
             command=_command(dataset),
             environment=environment(),
@@ -126,8 +129,11 @@ def resume(
 ) -> Result:
     """Go on with a run from its newest checkpoint, with the recipe it has; ``data`` only if the dataset has moved."""
 
+    from eighteen.training import checkpoint
+
     def prepare() -> tuple[RunDir, Dataset]:
         folder = rundir.open(os.fspath(run))
+        checkpoint.newest(folder)  # or there is nothing to go on from
         return folder, open(data or _dataset_of(folder))
 
     return _start(
@@ -145,10 +151,11 @@ def evaluate(
     *,
     split: str | None = None,
     checkpoint: str | None = None,
+    model: nn.Module | None = None,
 ) -> Evaluation:
     """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``.
 
-    On several ranks under torchrun.
+    model: the module itself, where the recipe does not say how to build it      On several ranks under torchrun.
     """
     from eighteen.results import tables
     from eighteen.training import checkpoint as checkpoints
@@ -163,9 +170,9 @@ def evaluate(
     _check_classes(saved.card.classes, dataset, folder)
     recipe, device = recipes.load(str(folder.recipe)), dist.device_of(here)
     with dist.connected(here, device):
-        model = models.restore(saved.card, saved.weights()).to(device)
+        restored = models.restore(saved.card, saved.weights(), model=model).to(device)
         dtype = autocast_dtype(recipe.train.precision, device)
-        found = count(model, dataset.splits[chosen], saved.card, recipe.eval, here, device=device, dtype=dtype)
+        found = count(restored, dataset.splits[chosen], saved.card, recipe.eval, here, device=device, dtype=dtype)
     if here.is_first:
         tables.write(found, eval_folder(folder, dataset.path, chosen))
     return found
@@ -265,6 +272,7 @@ def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, o
     from eighteen.training import ranks
 
     follower = Follower(run.events)
+    follower.new()  # what a run that is resumed has told before
     with ExitStack() as stack:
         sink = _sinks(run, on_event, stack)
 

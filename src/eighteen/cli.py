@@ -38,7 +38,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         got, need = str(error).rstrip("."), "a command as --help shows it"
-        return _show(UsageError("read the command line", got=got, need=need, hint="eighteen --help"))
+        hint = " ".join(["eighteen", *(error.command_chain or ()), "--help"])
+        return _show(UsageError("read the command line", got=got, need=need, hint=hint))
     except EighteenError as error:
         return _show(error)
     except KeyboardInterrupt:
@@ -179,18 +180,23 @@ def train(
         procs: Ranks to start as CPU processes.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
-        resume: Go on with this run.
+        resume: Go on with this run; data only if its dataset has moved.
     """
     from eighteen import api
     from eighteen.results.terminal import Display
 
-    if (data is None) == (resume is None):
-        got = "nothing to train on" if data is None else "both data and a run to resume"
-        raise UsageError("train", got=got, need="one of them", hint="eighteen train photos.e18")
+    if resume is None and data is None:
+        got, need = "nothing to train on", "data, or a run to resume"
+        raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
+    fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
+    given = [f"--{flag}" for flag, value in {**fixed, "freeze-to": freeze_to, "name": name}.items() if value]
+    if resume is not None and given:
+        need, hint = "what the run was started with", f"eighteen train --resume {resume}"
+        raise UsageError(f"train --resume {resume}", got=" and ".join(given), need=need, hint=hint)
     say = _console(stderr=True).print
     with Display() as display:
         if resume is not None:
-            result = api.resume(resume, gpus=gpus, procs=procs, on_event=display)
+            result = api.resume(resume, data=data, gpus=gpus, procs=procs, on_event=display)
         else:
             assert data is not None
             result = api.train(
@@ -209,7 +215,8 @@ def train(
                 on_event=display,
                 say=lambda line: say(line, markup=False, highlight=False, soft_wrap=True),
             )
-    print(result.run)
+    if from_environment().is_first:
+        print(result.run)
 
 
 @app.command(name="eval")
@@ -236,7 +243,7 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
 @app.command
 def predict(
     run: Path,
-    *pictures: str,
+    *pictures: Annotated[str, Parameter(allow_leading_hyphen=True)],
     top: int = 5,
     out: Path | None = None,
     format: str | None = None,

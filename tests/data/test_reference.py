@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,7 @@ def stored(folder: Path, contents: list[bytes], sizes: list[tuple[int, int]]) ->
 
 def raw(pixels: np.ndarray) -> Rendition:
     index = np.zeros(len(pixels), INDEX_DTYPE)
+    index["crc32c"] = [crc32c(one.tobytes()) for one in pixels]
     return Rendition("raw", index, Path(), ("pixels.npy",), pixels, Origins(Path("none")))
 
 
@@ -114,6 +116,17 @@ def test_whole_raw_pictures_are_copied(pool, channels):
         raw(pixels), [(0, 0, 10, 8)] * 3, size=(8, 10), channels=channels, pool=pool, samples=samples, flips=flips
     )
     assert np.array_equal(out, np.stack([pixels[5, :, ::-1], pixels[0], pixels[8, :, ::-1]]))
+
+
+def test_whole_raw_pictures_are_verified_first(tmp_path, pool):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 10, 1), np.uint8)
+    (tmp_path / "sources").write_text('"a"\n' * 9)
+    rendition = dataclasses.replace(raw(pixels), source=Origins(tmp_path / "sources"))
+    pixels[7, 3, 3] ^= 1
+    with pytest.raises(
+        DataError, match=r"read sample 7 of pixels\.npy .*\n?.*got bytes that do not match their checksum"
+    ):
+        decode(rendition, [(0, 0, 10, 8)], size=(8, 10), channels=1, pool=pool, samples=[0])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

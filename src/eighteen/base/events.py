@@ -5,7 +5,7 @@ The truth that every display derives from. Every event has ``v`` (format version
 
     start       recipe, dataset, classes, num_samples, num_steps, epochs, world, device, precision, decoder, model,
                 num_weights
-    resume      step
+    resume      step, checkpoint
     phase       phase, size, batch, epoch, step
     step        step, num_steps, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, stages,
                 skipped, memory_bytes, eta_s
@@ -13,6 +13,7 @@ The truth that every display derives from. Every event has ``v`` (format version
     epoch       step, epoch, samples, hours, top1, top5
     checkpoint  step, path, bytes, seconds, best
     skip        step, streak: a step with a non-finite loss changed no weight
+    warning     text
     end         reason, step, top1, top5, best_top1, seconds, exit_code
 
 top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it. ``waits`` are

@@ -46,13 +46,13 @@ class Model(Section):
 class Drops(Section):
     """A learning rate that starts at ``start`` and is multiplied by ``factor`` every ``every`` epochs."""
 
-    start: Annotated[float, Field(gt=0)]
-    factor: Annotated[float, Field(gt=0, lt=1)]
-    every: Annotated[float, Field(gt=0)]
+    start: Annotated[float, Field(gt=0)] = Field(description="the rate of the first epochs")
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(description="what each drop multiplies it by")
+    every: Annotated[float, Field(gt=0)] = Field(description="epochs from one drop to the next")
 
 
 class Optim(Section):
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw"] = Field(default="sgd", description="which optimiser, in its fused form")
     momentum: Share = Field(default=0.9, description="of sgd")
     nesterov: bool = Field(default=True, description="of sgd")
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adamw")
@@ -60,7 +60,7 @@ class Optim(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="never on norms and biases")
     batch: PositiveInt = Field(description="the batch that the learning rates are written for; they scale with it")
     lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops = Field(
-        description="points [epoch, value], the first at epoch 0; or {start, factor, every}: drops, every so many epochs"
+        description="points [epoch, value], the first at epoch 0, the last where the phases end; or drops"
     )
     curve: Literal["linear", "cosine", "step"] = Field(
         default="linear", description="how the rate goes from one point to the next"
@@ -172,7 +172,7 @@ class Train(Section):
 
 
 class Recipe(Section):
-    name: str
+    name: str = Field(description="what the recipe is called")
     about: str = Field(default="", description="one line for people")
     model: Model
     optim: Optim

@@ -70,6 +70,15 @@ class Rendition:
         assert self.pixels is not None, "only raw renditions have pixels"
         return np.frombuffer(self.read(sample), np.uint8).reshape(self.pixels.shape[1:])
 
+    @cached_property
+    def verified_pixels(self) -> NDArray[np.uint8]:
+        """``pixels``, all verified when they are first asked for; DataError as ``read`` raises it."""
+        assert self.pixels is not None, "only raw renditions have pixels"
+        for sample, expected in enumerate(self.index["crc32c"].tolist()):
+            if crc32c(self.pixels[sample]) != expected:
+                raise self._broken(sample, "bytes that do not match their checksum")
+        return self.pixels
+
     def _file(self, shard: int) -> int:
         if (known := self._files.get(shard)) is not None:
             return known

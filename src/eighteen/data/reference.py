@@ -60,6 +60,14 @@ def decode_into(
     return Timings(sum(timing.read_s for timing in timings), sum(timing.decode_s for timing in timings))
 
 
+def decode(source: bytes | NDArray[np.uint8], box: list[float], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """One stored picture, a JPEG or raw [H, W, C]: its box (left, top, width, height in pixels) resized to ``shape``.
+
+    returns [H, W, C] uint8; raises whatever Pillow raises
+    """
+    return _crop(_open(source), box, shape)
+
+
 def _are_whole(rendition: Rendition, boxes: NDArray[np.float32], out: NDArray[np.uint8]) -> bool:
     """Whether raw pixels can be copied as they are."""
     if rendition.pixels is None or rendition.pixels.shape[1:] != out.shape[1:]:
@@ -72,8 +80,8 @@ def _take(
     rendition: Rendition, samples: NDArray[np.int64], flips: NDArray[np.bool_], out: NDArray[np.uint8]
 ) -> Timings:
     began = time.perf_counter()
-    assert rendition.pixels is not None
-    np.take(rendition.pixels, samples, axis=0, out=out, mode="clip")  # any other mode goes through a copy of ``out``
+    # any other mode goes through a copy of ``out``
+    np.take(rendition.verified_pixels, samples, axis=0, out=out, mode="clip")
     out[flips] = out[flips, :, ::-1]
     return Timings(read_s=time.perf_counter() - began)
 
@@ -91,7 +99,7 @@ def _decode_chunk(
         source = rendition.read(sample) if rendition.pixels is None else rendition.read_raw(sample)
         read = time.perf_counter()
         try:
-            pixels = _crop(_open(source), box, target.shape)
+            pixels = decode(source, box, target.shape)
         except Exception as error:  # Pillow raises many kinds; whichever, the sample is to blame
             raise _undecodable(rendition, sample, error) from error
         target[...] = pixels[:, ::-1] if flip else pixels

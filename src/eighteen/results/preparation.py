@@ -8,12 +8,8 @@ that would hold it.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +17,8 @@ from PIL import Image
 
 from eighteen.data import pictures
 from eighteen.data.crops import eval_boxes
-from eighteen.data.dataset import Rendition
-from eighteen.data.index import INDEX_DTYPE
 from eighteen.data.pictures import Encoded, Refused, Target, Unreadable
-from eighteen.data.reference import decode_into
+from eighteen.data.reference import decode
 from eighteen.training.card import Card
 
 Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -77,42 +71,8 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _decode(packed: Encoded, card: Card) -> NDArray[np.uint8]:
-    out = np.empty((1, card.size, card.size, card.channels), np.uint8)
-    boxes = eval_boxes(np.array([packed.width]), np.array([packed.height]), crop=card.crop)
-    held = cast(Rendition, _Held(packed.content, _raw_pixels(packed, card)))
-    decode_into(held, np.zeros(1, np.int64), boxes, np.zeros(1, np.bool_), out, _Here())
-    return out[0].transpose(2, 0, 1)
-
-
-def _raw_pixels(packed: Encoded, card: Card) -> NDArray[np.uint8] | None:
-    if card.kind != "raw":
-        return None
-    return np.frombuffer(packed.content, np.uint8).reshape(1, packed.height, packed.width, card.channels)
-
-
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """A rendition of one sample that lies in memory, as ``decode_into`` reads it."""
-
-    content: bytes
-    pixels: NDArray[np.uint8] | None  # [1, H, W, C] of raw pictures
-    index = np.zeros(1, INDEX_DTYPE)
-
-    def read(self, _sample: int) -> bytes:
-        return self.content
-
-    def read_raw(self, _sample: int) -> NDArray[np.uint8]:
-        assert self.pixels is not None, "only raw renditions have pixels"
-        return self.pixels[0]
-
-
-class _Here(Executor):
-    """Runs a task at once, in the thread that hands it in: pictures are spread over threads already."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = Future[Any]()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+    box = eval_boxes(np.array([packed.width]), np.array([packed.height]), crop=card.crop)[0].tolist()
+    source = packed.content
+    if card.kind == "raw":
+        source = np.frombuffer(source, np.uint8).reshape(packed.height, packed.width, card.channels)
+    return decode(source, box, (card.size, card.size, card.channels)).transpose(2, 0, 1)

@@ -46,11 +46,12 @@ def start(run: Path, dataset: Path, *, num_ranks: int, on_cpu: bool, while_runni
             ]
             try:
                 _watch(processes, interrupts, while_running)
+                codes = [process.poll() for process in processes]
             finally:
                 for process in processes:
                     process.kill()
                     process.wait()
-            _raise_error(Path(meeting), processes)
+            _raise_error(Path(meeting), codes)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -92,22 +93,23 @@ def _watch(
     while_running()
 
 
-def _raise_error(meeting: Path, processes: list[subprocess.Popen[bytes]]) -> None:
+def _raise_error(meeting: Path, codes: list[int | None]) -> None:
     """Raise what a rank said it ended with, before that of one that only noticed."""
-    if not any(process.returncode for process in processes):
+    if not any(codes):
         return
     told = [json.loads(file.read_text("utf-8")) for file in sorted(meeting.glob("error-*.json"))]
     for kind, (tried, got, need, hint) in sorted(told, key=lambda error: error[0] == PeerLost.__name__):
         raise getattr(errors, kind)(tried, got=got, need=need, hint=hint)
-    rank, code = next((rank, process.returncode) for rank, process in enumerate(processes) if process.returncode)
+    code, rank = min((code, rank) for rank, code in enumerate(codes) if code)  # a killed one explains the others
     kind = PeerLost if code < 0 else EighteenError
     got = f"rank {rank} {f'killed by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'}"
     hint = "what it printed above; then eighteen train --resume RUN"
-    raise kind(f"train on {len(processes)} ranks", got=got, need="all ranks until the end", hint=hint)
+    raise kind(f"train on {len(codes)} ranks", got=got, need="all ranks until the end", hint=hint)
 
 
 def main(arguments: list[str]) -> int:
     """One rank of ``RUN DATASET``."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the trainer listens, seconds from now
     from eighteen.data import dataset as datasets
     from eighteen.training.train import train
 

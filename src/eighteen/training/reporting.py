@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 class Reporter:
     """Turns what happens into events, for as long as the block lasts; leaves an ``end`` event however it is left.
 
-    streak: steps in a row that changed no weight
+    streak: steps in a row that changed no weight      is_best: whether this step's evaluation is the best so far
     stop_agreed, save_agreed: what some rank asked for and all now know
     """
 
@@ -55,7 +55,7 @@ class Reporter:
         self._cost_left = sum(_cost(this.plan.at(number)) for number in range(state.step, this.plan.num_steps))
         self._phase: int | None = None
         self._last: Evaluation | None = None
-        self._is_best = self._stop_asked = False
+        self.is_best = self._stop_asked = False
         self.streak = self._skipped = 0
         self.stop_agreed = self.save_agreed = False
 
@@ -100,7 +100,7 @@ class Reporter:
 
     def stepped(self, step: Step, outcome: Tensor) -> None:
         """Count a finished step; its outcome is read when the next one is done."""
-        self._state.step, self._is_best = step.number + 1, False
+        self._state.step, self.is_best = step.number + 1, False
         if step.phase != self._phase:
             self._phase = step.phase
             self._event("phase", phase=step.phase, size=step.size, batch=step.batch, epoch=step.epoch, step=step.number)
@@ -112,13 +112,13 @@ class Reporter:
         self._interval.paused_s += found.seconds  # of the interval it fell into, which the next line may end
         self._flush()
         self._last, state = found, self._state
-        self._is_best = state.best_top1 is None or found.top1 > state.best_top1
+        self.is_best = state.best_top1 is None or found.top1 > state.best_top1
         state.best_top1 = max(found.top1, state.best_top1 or 0.0)
-        state.evals_without_gain = 0 if self._is_best else state.evals_without_gain + 1
+        state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
         facts = {"step": step.number, "epoch": epoch, "samples": step.first + step.batch}
         scores = {name: getattr(found, name) for name in ("split", "top1", "top5", "loss", "num_samples", "seconds")}
         scores["loss"] = found.loss if math.isfinite(found.loss) else None
-        self._event("eval", **facts, **scores, best=self._is_best)
+        self._event("eval", **facts, **scores, best=self.is_best)
         percent = {"top1": 100 * found.top1, "top5": 100 * found.top5}
         self._event("epoch", **facts, hours=state.seconds / 3600, **percent)
 
@@ -128,11 +128,11 @@ class Reporter:
         began = self._saved_at = time.monotonic()
         self.save_agreed = False
         if self._this.world.is_first:
-            path = save(self._this, self._state, is_best=self._is_best)
+            path = save(self._this, self._state, is_best=self.is_best)
             num_bytes = sum(file.stat().st_size for file in path.iterdir())
             seconds = time.monotonic() - began
             self._interval.paused_s += seconds
-            facts = {"bytes": num_bytes, "seconds": seconds, "best": self._is_best}
+            facts = {"bytes": num_bytes, "seconds": seconds, "best": self.is_best}
             self._event("checkpoint", step=self._state.step, path=path.name, **facts)
 
     def ended(self, reason: str) -> Evaluation | None:

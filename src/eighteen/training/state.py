@@ -132,9 +132,15 @@ def save(this: Job, state: State, *, is_best: bool) -> Path:
 
 
 def average_statistics(this: Job, state: State) -> None:
-    """Give all ranks the mean of their running statistics: each has seen another slice of every batch."""
-    if this.world.size > 1 and state.buffers.numel():
-        dist.sum_(state.buffers, this.world).div_(this.world.size)
+    """Give all ranks the mean of their running statistics, and of the moving averages of these.
+
+    Each rank has seen another slice of every batch.
+    """
+    averages = state.ema.tensors if state.ema else {}
+    own = [state.buffers, *(averages[name] for name, _ in state.model.named_buffers() if name in averages)]
+    for statistics in own if this.world.size > 1 else ():
+        if statistics.numel():
+            dist.sum_(statistics, this.world).div_(this.world.size)
 
 
 @contextmanager

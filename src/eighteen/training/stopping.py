@@ -17,13 +17,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._previous = {
                 number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)
             }
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)  # one that was held back comes now
         return self
 
     def _received(self, number: int, _frame: FrameType | None) -> None:

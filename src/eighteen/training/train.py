@@ -58,7 +58,7 @@ def train(
                 if epoch := evaluation_due(this, now):
                     report.evaluated(now, epoch, validate(this, state))
                 ending = why_end(this, state, report)
-                if ending or checkpoint_due(this, now) or report.save_agreed:
+                if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
                     states.average_statistics(this, state)
                     report.save()
                 if ending:
@@ -79,10 +79,11 @@ def start_or_resume(this: Job, model: nn.Module | None) -> State:
     if saved.card.classes != this.data.classes:
         got, hint = f"a dataset of {len(this.data.classes)} other classes", "the dataset named in command.txt"
         raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
-    if saved.step >= this.plan.num_steps:
-        got, hint = f"a run that has done all its {saved.step} steps", f"eighteen eval {this.run.path} {this.data.path}"
+    state = states.resume(state, saved)
+    if reason := finished(this, state):
+        got, hint = f"a run that ended at step {state.step}: {reason}", f"eighteen eval {this.run.path} {this.data.path}"
         raise UsageError(f"resume {this.run.path}", got=got, need="a run that is not finished", hint=hint)
-    return states.resume(state, saved)
+    return state
 
 
 def train_loader(this: Job, state: State) -> TrainLoader:
@@ -139,12 +140,14 @@ def why_end(this: Job, state: State, report: Reporter) -> str | None:
         last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
         got, hint = f"{report.streak} losses in a row that are not finite", f"a lower learning rate; {last_good}"
         raise Diverged(f"step {state.step - 1}", got=got, need="a finite loss", hint=hint)
-    if report.stop_agreed:
-        return "stopped"
-    if state.step == this.plan.num_steps:
+    return finished(this, state) or ("stopped" if report.stop_agreed else None)
+
+
+def finished(this: Job, state: State) -> str | None:
+    """Why there is nothing left to train, or None if there is."""
+    if state.step >= this.plan.num_steps:
         return "done"
-    patience = this.recipe.train.patience
-    return "patience" if patience and state.evals_without_gain >= patience else None
+    return "patience" if 0 < this.recipe.train.patience <= state.evals_without_gain else None
 
 
 @contextmanager
