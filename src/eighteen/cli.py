@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from eighteen import __version__
 from eighteen.base.errors import DataError, EighteenError, UsageError
+from eighteen.base.world import from_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -231,7 +232,6 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
     """
     from eighteen import api
     from eighteen.base import rundir
-    from eighteen.base.world import from_environment
     from eighteen.results import tables
 
     found = api.evaluate(run, data, split=split, checkpoint=checkpoint)

@@ -17,7 +17,8 @@ import pyarrow.parquet
 import pytest
 
 from eighteen.base.errors import DataError, UsageError
-from eighteen.data.sources import Sources, read
+from eighteen.data.listing import Sources
+from eighteen.data.sources import read
 
 
 def _touch(root: Path, *names: str) -> Path:

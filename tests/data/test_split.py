@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eighteen.base.errors import DataError
-from eighteen.data.sources import Item, Sources
+from eighteen.data.listing import Item, Sources
 from eighteen.data.split import assign
 
 

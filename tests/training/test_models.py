@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import tomllib
 
+import numpy as np
 import pytest
 import timm
 import torch
-from small_nets import grouped, normed
-from small_runs import differing, make_job, model, recipe, saved, train
-from torch import nn
+from small_nets import crooked, grouped, normed, pair, picky
+from small_runs import differing, make_job, model, pictures, recipe, saved, train
+from torch import Tensor, nn
 
+import eighteen
 from eighteen.base import recipe as recipes
+from eighteen.base import rundir
 from eighteen.base.errors import DataError, RecipeError
 from eighteen.base.recipe import Model
-from eighteen.training import models, state
+from eighteen.training import checkpoint, models, state
 from eighteen.training.compact import CompactNet
 from eighteen.training.optim import parameter_groups
+from eighteen.training.weights import weights_of
+
+
+def body(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight for name, weight in weights.items() if not name.startswith("head")}
 
 
 def build(name: str, **args) -> nn.Module:
     return models.build(Model(name=name, args=args), num_classes=5, in_chans=1)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "small_nets:grouped", "eighteen.training.compact:CompactNet"])
+@pytest.mark.parametrize(
+    "name", ["mobilenetv3_small_050", "small_nets:grouped", "eighteen.training.compact:CompactNet"]
+)
 def test_a_model_by_name_takes_pictures_and_returns_logits(name):
     assert build(name).eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 5)
 
@@ -67,13 +77,34 @@ def test_an_argument_that_the_model_does_not_take_is_refused():
         build("small_nets:grouped", widths=[1])
 
 
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (crooked, r"use it: got an output of shape \[2, 5\], need logits of shape \[2, 4\]"),
+        (pair, "use it: got a tuple, need logits"),
+        (picky, r"try it on pictures of 16 px: got .*, need a model that takes \[N, 3, 16, 16\]"),
+    ],
+)
+def test_a_model_that_returns_no_logits_is_refused(net, message):
+    with pytest.raises(RecipeError, match=message):
+        models.try_out(net(4, 3), "it", num_classes=4, in_chans=3, sizes=[16, 32])
+
+
+def test_trying_a_model_out_changes_nothing():
+    net = normed(4, 3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    models.try_out(net, "it", num_classes=4, in_chans=3, sizes=[16])
+    assert net.training
+    assert differing(before, net.state_dict()) == []
+
+
 def test_a_start_keeps_the_body_and_makes_a_new_head_for_other_classes():
     before, after = normed(4, 3), normed(7, 3)
     fresh = {name: value.clone() for name, value in after.state_dict().items()}
     models.start_from(after, before.state_dict(), origin="a run")
     changed = differing(fresh, after.state_dict())
     assert "head.weight" not in changed
-    assert differing({n: v for n, v in before.state_dict().items() if n[:4] != "head"}, {n: v for n, v in after.state_dict().items() if n[:4] != "head"}) == []
+    assert differing(body(before.state_dict()), body(after.state_dict())) == []
 
 
 def test_a_start_from_as_many_classes_takes_the_head_too():
@@ -84,51 +115,41 @@ def test_a_start_from_as_many_classes_takes_the_head_too():
 
 @pytest.mark.parametrize("strange", [grouped(4, 3), normed(4, 1), nn.Linear(2, 2)])
 def test_a_start_from_another_model_is_refused(strange):
-    with pytest.raises(DataError, match=r"start from x: got \d+ weights that do not fit, the first 'body|start from x: got 4 weights"):
+    with pytest.raises(DataError, match=r"start from x: got \d+ weights that do not fit, the first '\w+"):
         models.start_from(normed(4, 3), strange.state_dict(), origin="x")
 
 
 def test_a_run_can_start_from_another_run_with_other_classes(data, tmp_path):
     first = train(data, tmp_path, model("normed"))
-    three = {"train": (data.splits["train"], 3)}
-    del three
-    images = [data.splits["train"].renditions["full"].read_raw(sample) for sample in range(60)]
-    import numpy as np
-
-    import eighteen
-
-    other = eighteen.pack((np.stack(images), np.arange(60) % 3), tmp_path / "three.e18", procs=1)
-    this = make_job(other, tmp_path, model("normed"), f"model.init='{first.run}'")
-    begun, body = state.start(this).model.state_dict(), saved(first.run)
+    images, _ = pictures(60, seed=3)
+    other = eighteen.pack((images, np.arange(60) % 3), tmp_path / "three.e18", procs=1)
+    begun = state.start(make_job(other, tmp_path, model("normed"), f"model.init='{first.run}'")).model.state_dict()
+    best = checkpoint.best(rundir.open(first.run)).weights()
     assert begun["head.weight"].shape == (3, 16)
-    assert differing({n: v for n, v in body.items() if n[:4] != "head"}, {n: v for n, v in begun.items() if n[:4] != "head"}) == []
+    assert differing(body(begun), body(best)) == []
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "read weights from .*got"), (b"PK\x03\x04" + bytes(100), "read weights from"), (None, "read weights from .*[Nn]o such file")])
-def test_a_strange_file_to_start_from_is_refused(tmp_path, content, message):
-    from eighteen.training.weights import weights_of
-
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04" + bytes(100)], ids=["none", "empty", "pickle"])
+def test_a_strange_file_to_start_from_is_refused(tmp_path, content):
     path = tmp_path / "weights.pth"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"read weights from .*weights.pth: got .*, need a run or a .safetensors file"):
         weights_of(str(path))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    from eighteen.training.weights import weights_of
-
     with pytest.raises(DataError, match="open the run .*got no recipe.toml there"):
         weights_of(str(tmp_path))
 
 
 def test_frozen_stages_do_not_change_by_a_bit(data, tmp_path):
-    result = train(data, tmp_path, model("normed"), "model.freeze_to='body.4'", "optim.ema=0.9", "model.args={}")
+    result = train(data, tmp_path, model("normed"), "model.freeze_to='body.4'", "optim.ema=0.9")
     begun = state.start(make_job(data, tmp_path, model("normed"))).model.state_dict()
     changed = differing(begun, saved(result.run))
     assert all(name.startswith(("body.5", "head")) for name in changed)
     assert {"body.5.weight", "body.5.running_mean", "head.weight"} <= set(changed)
-    assert differing({n: v for n, v in begun.items() if n not in changed}, {n: v for n, v in saved(result.run, "ema").items() if n not in changed}) == []
+    assert set(differing(begun, saved(result.run, "ema"))) <= set(changed)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +177,14 @@ def test_frozen_modules_are_those_to_keep_in_evaluation():
     assert frozen == [net.get_submodule(name) for name in ("body.0", "body.1")]
 
 
-@pytest.mark.parametrize(("stage", "message"), [("boddy", "did you mean 'body'"), ("head", "a stage before the last"), ("", "need the name of a stage")])
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("boddy", "did you mean 'body'"),
+        ("head", "a stage before the last"),
+        ("", "need the name of a stage"),
+    ],
+)
 def test_a_stage_that_cannot_be_frozen_is_refused(stage, message):
     with pytest.raises(RecipeError, match=rf"model.freeze_to: got '{stage}'.*(\n.*)?{message}"):
         models.freeze_to(normed(4, 3), stage)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+FILE_STORE = "EIGHTEEN_FILE_STORE"  # names the file where ranks that we started meet: no socket listens for them
+
 
 @dataclass(frozen=True)
 class World:

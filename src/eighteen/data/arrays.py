@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError
-from eighteen.data.sources import SPLIT_NAMES, Found, Sources, listed, some
+from eighteen.data.listing import SPLIT_NAMES, Found, Sources, listed, some
 
 _IDX = re.compile(r"(?:.*-)?(train|t10k|test|val)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
 # x_train, train_images, X_test, images_val, y, labels ...: a word for the part, with or without a word for the split.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eighteen.base.errors import DataError
-from eighteen.data.sources import SPLIT_NAMES, Found, Sources, group_by, listed, some
+from eighteen.data.listing import SPLIT_NAMES, Found, Sources, group_by, listed, some
 
 # What lies about in folders of pictures. Any other file is taken for a picture, and refused aloud if it is none.
 LITTER_NAMES = {"thumbs.db", "desktop.ini", "icon\r", "license", "readme"}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from eighteen.base.errors import DataError
-from eighteen.data.sources import SPLIT_NAMES, Found, Sources, group_by, listed, some
+from eighteen.data.listing import SPLIT_NAMES, Found, Sources, group_by, listed, some
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 

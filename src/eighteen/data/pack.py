@@ -23,11 +23,11 @@ from eighteen.base.hardware import num_cpus
 from eighteen.data import dataset, sources, work, workers
 from eighteen.data.dataset import FACTS, WORK
 from eighteen.data.finish import finish
+from eighteen.data.listing import SPLITS
 from eighteen.data.parts import Part, PartWriter, finished_parts
 from eighteen.data.pictures import Prepared
 from eighteen.data.plan import Options, Plan, jobs, make_plan
 from eighteen.data.report import BAD, DUPLICATES, PackReport, report_of
-from eighteen.data.sources import SPLITS
 
 Progress = Callable[[int, int, int], object]  # pictures done, of how many, bytes written
 

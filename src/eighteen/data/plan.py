@@ -19,8 +19,8 @@ from eighteen.base.errors import UsageError
 from eighteen.base.order import random_bits
 from eighteen.data import split
 from eighteen.data.dataset import VERSION
+from eighteen.data.listing import Sources
 from eighteen.data.pictures import Target, probe
-from eighteen.data.sources import Sources
 from eighteen.data.work import Job
 
 TINY_SIDE = 64  # px; pictures up to this are stored as raw pixels

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError
 from eighteen.base.order import random_bits
-from eighteen.data.sources import SPLITS, Item, Sources, some
+from eighteen.data.listing import SPLITS, Item, Sources, some
 
 _STREAM = 0x5711  # of the random numbers that draw splits
 

@@ -16,8 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eighteen.base.errors import MachineError
 from eighteen.base.hardware import num_cpus
-from eighteen.base.world import World
-from eighteen.training.ranks import FILE_STORE
+from eighteen.base.world import FILE_STORE, World
 
 
 def device_of(world: World) -> torch.device:

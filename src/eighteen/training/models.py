@@ -60,7 +60,7 @@ def _by_timm_name(name: str, *, pretrained: bool) -> Callable[..., Any]:
 
 
 def try_out(model: nn.Module, name: str, *, num_classes: int, in_chans: int, sizes: Iterable[int]) -> None:
-    """Show the model a batch of each size, in evaluation mode; RecipeError if it fails, or returns anything but logits."""
+    """Show the model a batch of each size, in evaluation mode; RecipeError if it fails, or returns no logits."""
     weight, was_training = next(model.parameters(), torch.zeros(0)), model.training
     model.eval()
     for size in sizes:
@@ -80,7 +80,10 @@ def check_logits(logits: Any, name: str, *, num_samples: int, num_classes: int) 
     shape = list(logits.shape) if isinstance(logits, Tensor) else None
     if shape != [num_samples, num_classes]:
         got = f"an output of shape {shape}" if shape is not None else f"a {type(logits).__name__}"
-        need, hint = f"logits of shape [{num_samples}, {num_classes}]", "end the model in a linear layer with num_classes outputs"
+        need, hint = (
+            f"logits of shape [{num_samples}, {num_classes}]",
+            "end it in a linear layer of num_classes outputs",
+        )
         raise RecipeError(f"use {name}", got=got, need=need, hint=hint)
 
 

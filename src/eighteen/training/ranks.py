@@ -1,7 +1,6 @@
 """One process per GPU: starts the ranks of a run on this machine, passes signals on, and ends with their exit code.
 
 The ranks meet in a file and talk over the loopback interface, so nothing listens where others could reach it.
-``python -m eighteen.training.ranks RUN DATASET`` is one rank.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from eighteen.base import errors, rundir, world
-from eighteen.base import recipe as recipes
+from eighteen.base import errors
 from eighteen.base.errors import EighteenError, PeerLost
+from eighteen.base.world import FILE_STORE
 
 LOCAL_SOCKETS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-FILE_STORE = "EIGHTEEN_FILE_STORE"  # where the ranks meet
 POLL_S = 0.2
 GRACE_S = 30.0  # for the ranks to save and stop
 
@@ -68,7 +66,7 @@ def _rank(run: Path, dataset: Path, rank: int, size: int, store: Path, on_cpu: b
     environment = {**os.environ, **LOCAL_SOCKETS, **own, **({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})}
     # A session of its own: Ctrl-C in the terminal reaches only us, and we decide what the ranks are told.
     return subprocess.Popen(
-        [sys.executable, "-m", "eighteen.training.ranks", str(run), str(dataset)],
+        [sys.executable, "-m", "eighteen.training.rank", str(run), str(dataset)],
         env=environment,
         start_new_session=True,
     )
@@ -105,25 +103,3 @@ def _raise_error(meeting: Path, codes: list[int | None]) -> None:
     got = f"rank {rank} {f'killed by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'}"
     hint = "what it printed above; then eighteen train --resume RUN"
     raise kind(f"train on {len(codes)} ranks", got=got, need="all ranks until the end", hint=hint)
-
-
-def main(arguments: list[str]) -> int:
-    """One rank of ``RUN DATASET``."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the trainer listens, seconds from now
-    from eighteen.data import dataset as datasets
-    from eighteen.training.train import train
-
-    run, data = rundir.open(arguments[0]), datasets.open(arguments[1])
-    recipe = recipes.load(str(run.recipe))
-    here = world.from_environment()
-    try:
-        train(recipe, data, run, here)
-    except EighteenError as error:
-        report = Path(os.environ[FILE_STORE]).with_name(f"error-{here.rank}.json")
-        report.write_text(json.dumps([type(error).__name__, [error.tried, error.got, error.need, error.hint]]), "utf-8")
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -81,8 +81,9 @@ def start_or_resume(this: Job, model: nn.Module | None) -> State:
         raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
     state = states.resume(state, saved)
     if reason := finished(this, state):
-        got, hint = f"a run that ended at step {state.step}: {reason}", f"eighteen eval {this.run.path} {this.data.path}"
-        raise UsageError(f"resume {this.run.path}", got=got, need="a run that is not finished", hint=hint)
+        got, need = f"one that ended at step {state.step}: {reason}", "a run that is not finished"
+        hint = f"eighteen eval {this.run.path} {this.data.path}"
+        raise UsageError(f"resume {this.run.path}", got=got, need=need, hint=hint)
     return state
 
 

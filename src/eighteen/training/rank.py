@@ -1,0 +1,36 @@
+"""One rank of a run that ``ranks`` started: ``python -m eighteen.training.rank RUN DATASET``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from eighteen.base import recipe as recipes
+from eighteen.base import rundir, world
+from eighteen.base.errors import EighteenError
+from eighteen.base.world import FILE_STORE
+
+
+def main(arguments: list[str]) -> int:
+    """One rank of ``RUN DATASET``."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the trainer listens, seconds from now
+    from eighteen.data import dataset as datasets
+    from eighteen.training.train import train
+
+    run, data = rundir.open(arguments[0]), datasets.open(arguments[1])
+    recipe = recipes.load(str(run.recipe))
+    here = world.from_environment()
+    try:
+        train(recipe, data, run, here)
+    except EighteenError as error:
+        report = Path(os.environ[FILE_STORE]).with_name(f"error-{here.rank}.json")
+        report.write_text(json.dumps([type(error).__name__, [error.tried, error.got, error.need, error.hint]]), "utf-8")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
