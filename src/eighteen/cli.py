@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from eighteen import __version__
 from eighteen.base.errors import DataError, EighteenError, UsageError
+from eighteen.base.hardware import let_threads_sleep
 from eighteen.base.world import from_environment
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = App(
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Run one command; returns its exit code. An error is shown in its four parts, a bug with its traceback."""
+    let_threads_sleep()
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

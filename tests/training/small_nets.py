@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -17,13 +18,16 @@ GATE = "EIGHTEEN_TEST_GATE"  # a named pipe: ``gated`` waits at its sixth step u
 
 
 def grouped(num_classes: int, in_chans: int) -> nn.Sequential:
-    """Without batch statistics: what it learns does not depend on how a batch is cut."""
+    """Without batch statistics: what it learns does not depend on how a batch is cut.
+
+    Smooth: at the kink of a ReLU the last bit of a sum decides, and after 24 steps rounding alone made 4e-3.
+    """
     body = nn.Sequential(
         nn.Conv2d(in_chans, 8, 3, 2, 1, bias=False),
         nn.GroupNorm(2, 8),
-        nn.ReLU(),
+        nn.SiLU(),
         nn.Conv2d(8, 16, 3, 2, 1),
-        nn.ReLU(),
+        nn.SiLU(),
     )
     return _with_head(body, num_classes)
 
@@ -112,3 +116,21 @@ def picky(num_classes: int, in_chans: int) -> nn.Module:
 
 def no_module(num_classes: int, in_chans: int) -> Tensor:
     return torch.zeros(num_classes, in_chans)
+
+
+class Doomed(nn.Module):
+    """``net``, which ends its process in the fifth step of the second rank."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self._count = net, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._count += self.training
+        if self._count == 5 and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.net(images)
+
+
+def doomed(num_classes: int, in_chans: int) -> Doomed:
+    return Doomed(grouped(num_classes, in_chans))

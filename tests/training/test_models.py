@@ -139,7 +139,7 @@ def test_a_strange_file_to_start_from_is_refused(tmp_path, content):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(DataError, match="open the run .*got no recipe.toml there"):
+    with pytest.raises(DataError, match=r"open the run .*got no recipe.toml there"):
         weights_of(str(tmp_path))
 
 

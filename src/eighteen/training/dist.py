@@ -120,11 +120,10 @@ class Communication:
 
 
 def parallel(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """The model as the step sees it: in DDP if there are several ranks.
-
-    Running statistics are averaged by us, not broadcast each step.
-    """
+    """The model as the step sees it: in DDP if there are several ranks."""
     if world.size == 1:
         return model
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    ranked = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    ranked.broadcast_buffers = False  # running statistics are averaged by us, not broadcast each step
+    return ranked

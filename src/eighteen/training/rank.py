@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -12,14 +11,12 @@ from eighteen.base import recipe as recipes
 from eighteen.base import rundir, world
 from eighteen.base.errors import EighteenError
 from eighteen.base.world import FILE_STORE
+from eighteen.data import dataset as datasets
+from eighteen.training.train import train
 
 
 def main(arguments: list[str]) -> int:
     """One rank of ``RUN DATASET``."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the trainer listens, seconds from now
-    from eighteen.data import dataset as datasets
-    from eighteen.training.train import train
-
     run, data = rundir.open(arguments[0]), datasets.open(arguments[1])
     recipe = recipes.load(str(run.recipe))
     here = world.from_environment()

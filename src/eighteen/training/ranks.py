@@ -65,11 +65,13 @@ def _rank(run: Path, dataset: Path, rank: int, size: int, store: Path, on_cpu: b
     }
     environment = {**os.environ, **LOCAL_SOCKETS, **own, **({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})}
     # A session of its own: Ctrl-C in the terminal reaches only us, and we decide what the ranks are told.
-    return subprocess.Popen(
-        [sys.executable, "-m", "eighteen.training.rank", str(run), str(dataset)],
-        env=environment,
-        start_new_session=True,
-    )
+    # It inherits that SIGTERM is held back until its trainer listens, seconds from now.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        command = [sys.executable, "-m", "eighteen.training.rank", str(run), str(dataset)]
+        return subprocess.Popen(command, env=environment, start_new_session=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _watch(
