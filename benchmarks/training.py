@@ -12,10 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from record import DATA, RESULTS, record, spread
 
 import eighteen
+from eighteen.base.hardware import num_cpus
 from eighteen.base.rundir import RunDir
 
 SEEDS = (0, 1, 2)
@@ -32,8 +32,7 @@ def measure(name: str, seeds: tuple[int, ...]) -> None:
             (RESULTS / f"{name}-seed{seed}.log").write_text(log.read_text())
     tops = [100 * (result.top1 or 0) for result in results]
     seconds = [result.seconds for result in results]
-    threads = torch.get_num_threads()
-    record(name, seeds=seeds, top1=spread(tops), each_top1=tops, seconds=spread(seconds), threads=threads)
+    record(name, seeds=seeds, top1=spread(tops), each_top1=tops, seconds=spread(seconds), cpus=num_cpus())
 
 
 def show(event: dict) -> None:

@@ -19,7 +19,7 @@ from eighteen.base import result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, UsageError
 from eighteen.base.events import STOP, Event, Follower, OnEvent
 from eighteen.base.files import full_disk_is_said
-from eighteen.base.hardware import environment
+from eighteen.base.hardware import environment, let_threads_sleep
 from eighteen.base.recipe import Model, Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
@@ -73,6 +73,7 @@ def train(
 
     Raises UsageError, DataError or MachineError before anything is spent; Stopped or Diverged as training.train does.
     """
+    let_threads_sleep()
     from eighteen.training.preflight import preflight
 
     here = world.from_environment()
@@ -231,6 +232,7 @@ def _start(
     module: nn.Module | None,
 ) -> Result:
     """Train what ``prepare`` makes ready: in this process, as one of torchrun's ranks, or on ranks of our own."""
+    let_threads_sleep()
     here = world.from_environment()
     if ranks > 1:
         run, dataset = prepare()
