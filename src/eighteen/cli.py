@@ -196,8 +196,8 @@ def train(
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
         raise UsageError(f"train --resume {resume}", got=" and ".join(given), need=need, hint=hint)
-    say = _console(stderr=True).print
-    with Display() as display:
+    console = _console(stderr=True)
+    with Display(console) as display:
         if resume is not None:
             result = api.resume(resume, data=data, gpus=gpus, procs=procs, on_event=display)
         else:
@@ -216,7 +216,7 @@ def train(
                 name=name,
                 runs_dir=runs_dir,
                 on_event=display,
-                say=lambda line: say(line, markup=False, highlight=False, soft_wrap=True),
+                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
             )
     if from_environment().is_first:
         print(result.run)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -116,21 +115,3 @@ def picky(num_classes: int, in_chans: int) -> nn.Module:
 
 def no_module(num_classes: int, in_chans: int) -> Tensor:
     return torch.zeros(num_classes, in_chans)
-
-
-class Doomed(nn.Module):
-    """``net``, which ends its process in the fifth step of the second rank."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self._count = net, 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self._count += self.training
-        if self._count == 5 and os.environ.get("RANK") == "1":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.net(images)
-
-
-def doomed(num_classes: int, in_chans: int) -> Doomed:
-    return Doomed(grouped(num_classes, in_chans))

@@ -1,10 +1,12 @@
-"""One rank of a world that trains some runs and evaluates a checkpoint: ``small_world.py DATA WIDE CHECKPOINT RUN...``.
+"""Worlds of processes that train runs and evaluate a checkpoint: ``small_world.py DATA WIDE CHECKPOINT FOLDER 1,2,3``.
 
-Leaves ``counts-RANK.npz``, what it counted in the val split of WIDE, in the last run.
+A world of SIZE ranks trains all runs in FOLDER/SIZE, and each rank leaves there ``counts-RANK.npz``, what it counted in
+the val split of WIDE. The ranks are forked, because torch takes seconds to import.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,25 +14,44 @@ import numpy as np
 
 from eighteen.base import recipe as recipes
 from eighteen.base import rundir, world
+from eighteen.base.world import FILE_STORE, World
 from eighteen.data import dataset
-from eighteen.training import checkpoint, dist, models
+from eighteen.training import checkpoint, dist, models, train
 from eighteen.training.evaluate import evaluate
-from eighteen.training.train import train
 
 
-def main(data: str, wide: str, weights: str, *folders: str) -> None:
-    here = world.from_environment()
+def take_part(here: World, data: str, wide: str, weights: str, folder: Path) -> None:
+    """What one rank does."""
     device = dist.device_of(here)
     with dist.connected(here, device):
-        for folder in folders:
-            run = rundir.open(folder)
-            train(recipes.load(str(run.recipe)), dataset.open(data), run, here)
+        for run in map(rundir.open, sorted(folder.iterdir())):
+            train.train(recipes.load(str(run.recipe)), dataset.open(data), run, here)
         saved, split = checkpoint.open(Path(weights)), dataset.open(wide).splits["val"]
         settings, model = recipes.load(str(run.recipe)).eval, models.restore(saved.card, saved.weights())
         found = evaluate(model, split, saved.card, settings, here, device=device, dtype=None)
     scores = [found.top1, found.top5, found.loss, found.num_samples]
-    np.savez(run.path / f"counts-{here.rank}", confusion=found.confusion, calibration=found.calibration, scores=scores)
+    counts = {"confusion": found.confusion, "calibration": found.calibration, "scores": scores}
+    np.savez(folder / f"counts-{here.rank}", **counts)
+
+
+def fork(size: int, *arguments: str) -> list[int]:
+    """Start the ranks of a world, with what ``training.ranks`` tells them; returns their process ids."""
+    *rest, folder = arguments
+    started = []
+    for rank in range(size):
+        if child := os.fork():
+            started.append(child)
+            continue
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        os.environ.update({name: str(value) for name, value in own.items()})
+        os.environ.update({FILE_STORE: f"{folder}/store-{size}", "GLOO_SOCKET_IFNAME": "lo"})
+        take_part(world.from_environment(), *rest, Path(folder, str(size)))
+        sys.exit()
+    return started
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    *arguments, sizes = sys.argv[1:]
+    for size in sizes.split(","):
+        for process in fork(int(size), *arguments):
+            assert os.waitpid(process, 0)[1] == 0

@@ -165,6 +165,7 @@ def test_vgg16_with_only_the_last_layers_trained_is_a_recipe(stage, trains):
     section = recipes.parse(tree).model
     with torch.device("meta"):
         vgg = timm.create_model(section.name)
+    assert section.freeze_to
     models.freeze_to(vgg, section.freeze_to)
     groups = parameter_groups(vgg, weight_decay=1e-4, lr_scale={})
     named = {weight: name.rpartition(".")[0] for name, weight in vgg.named_parameters()}

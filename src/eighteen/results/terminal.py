@@ -40,8 +40,6 @@ class Display:
         self._live = Live(self._board, console=self._console, refresh_per_second=REDRAWS_PER_S) if wanted else None
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,6 +48,8 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         self._board.take(event)
+        if self._live:
+            self._live.start()  # with the first event: before it there is nothing to show
         if self._live is None:
             if self._is_due(event):
                 spent = clock(event["time_s"] - self._board.start_s)
