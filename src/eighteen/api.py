@@ -20,7 +20,7 @@ from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLos
 from eighteen.base.events import STOP, Event, Follower, OnEvent
 from eighteen.base.files import full_disk_is_said
 from eighteen.base.hardware import environment, let_threads_sleep
-from eighteen.base.recipe import Model, Recipe
+from eighteen.base.recipe import Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
 from eighteen.data import dataset as datasets
@@ -75,6 +75,7 @@ def train(
     """
     let_threads_sleep()
     from eighteen.training.preflight import preflight
+    from eighteen.training.resolve import resolve
 
     here = world.from_environment()
     ranks = _num_ranks(gpus, procs, here)
@@ -91,7 +92,7 @@ def train(
         if isinstance(recipe, str) and recipe != "auto":
             recipes.text(recipe)  # a mistyped name is said before anything is packed
         dataset = _dataset(data, say)
-        resolved = _resolve(
+        resolved = resolve(
             recipe,
             dataset,
             say=say,
@@ -194,9 +195,10 @@ def preview(
 ) -> Image:
     """A contact sheet of training pictures as the recipe's first phase augments them, with their labels."""
     from eighteen.results.preview import contact_sheet
+    from eighteen.training.resolve import resolve
 
     dataset = data if isinstance(data, Dataset) else open(data)
-    resolved = _resolve(recipe, dataset, say=lambda line: None, changes=changes)
+    resolved = resolve(recipe, dataset, say=lambda line: None, changes=changes)
     return contact_sheet(dataset, resolved, count=count, seed=seed)
 
 
@@ -234,7 +236,7 @@ def _start(
     """Train what ``prepare`` makes ready: in this process, as one of torchrun's ranks, or on ranks of our own."""
     let_threads_sleep()
     here = world.from_environment()
-    if ranks > 1:
+    if ranks > 1 or on_cpu:
         run, dataset = prepare()
         return _on_own_ranks(run, dataset, ranks, on_cpu, on_event)
     from eighteen.training import dist
@@ -317,43 +319,6 @@ def beside(source: Path) -> Path:
     """Where a source is packed if nobody says: NAME.e18 beside it."""
     source = source.resolve()
     return source.with_name(f"{source.stem if source.is_file() else source.name}.e18")
-
-
-def _resolve(
-    recipe: str | Recipe,
-    dataset: Dataset,
-    *,
-    say: Callable[[str], object],
-    model: str | None = None,
-    init: str | os.PathLike[str] | None = None,
-    epochs: float | None = None,
-    **changes: Any,
-) -> Recipe:
-    """The recipe as it will be run on this dataset, nothing left open."""
-    from eighteen.training import auto
-
-    facts = auto.facts(dataset, has_init=init is not None)
-    is_auto = recipe == "auto"
-    if is_auto:
-        recipe, why = auto.choose(facts)
-        say(f"recipe {recipe}: {why}")
-    resolved = recipes.load(
-        recipe,
-        model=model or _model_of(init),
-        init=None if init is None else os.fspath(init),
-        epochs=epochs,
-        side=facts.side if facts.is_raw else None,
-        **changes,
-    )
-    if is_auto and epochs is None and (more := auto.enough_epochs(resolved, facts.num_samples)):
-        say(f"{more:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
-        resolved = recipes.stretched(resolved, more)
-    return resolved
-
-
-def _model_of(init: str | os.PathLike[str] | None) -> Model | None:
-    """The model of the run whose weights are the start."""
-    return recipes.load(str(rundir.open(init).recipe)).model if init is not None and Path(init).is_dir() else None
 
 
 def _num_ranks(gpus: int | None, procs: int | None, here: world.World) -> int:

@@ -42,6 +42,7 @@ class Outcome(NamedTuple):
 class Reporter:
     """Turns what happens into events, for as long as the block lasts; leaves an ``end`` event however it is left.
 
+    last_read: the newest step whose outcome is known
     streak: steps in a row that changed no weight      is_best: whether this step's evaluation is the best so far
     stop_agreed, save_agreed: what some rank asked for and all now know
     """
@@ -56,7 +57,7 @@ class Reporter:
         self._phase: int | None = None
         self._last: Evaluation | None = None
         self.is_best = self._stop_asked = False
-        self.streak = self._skipped = 0
+        self.streak = self._skipped = self.last_read = 0
         self.stop_agreed = self.save_agreed = False
 
     def __enter__(self) -> Self:
@@ -154,6 +155,7 @@ class Reporter:
             self._read(*before)
 
     def _read(self, step: Step, outcome: Outcome) -> None:
+        self.last_read = step.number
         self.stop_agreed = self.stop_agreed or outcome.stop > 0
         self.save_agreed = self.save_agreed or outcome.save > 0
         cost = _cost(step)

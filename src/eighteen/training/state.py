@@ -63,12 +63,12 @@ class State:
             module.eval()
 
 
-def start(this: Job, model: nn.Module | None = None) -> State:
-    """Step 0. ``model`` stands in for the recipe's, if given."""
+def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) -> State:
+    """Step 0. ``model`` stands in for the recipe's, if given; without init where a checkpoint follows."""
     recipe = this.recipe
     if model is None:
         model = models.build(recipe.model, num_classes=this.num_classes, in_chans=this.channels, seed=recipe.train.seed)
-        if init := models.weights_asked_for(recipe.model):
+        if with_init and (init := models.weights_asked_for(recipe.model)):
             models.start_from(model, weights_of(init), origin=init)
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
     model = model.to(this.device).to(memory_format=torch.channels_last)
@@ -159,7 +159,7 @@ def averaged_weights(state: State) -> Iterator[None]:
 
 def card_of(this: Job) -> Card:
     recipe, data = this.recipe, this.data
-    mean, std = (tuple(own or datas) for own, datas in ((recipe.data.mean, data.mean), (recipe.data.std, data.std)))
+    mean, std = tuple(recipe.data.mean or data.mean), tuple(recipe.data.std or data.std)
     if len(mean) == 1 and this.channels == 3:
         mean, std = mean * 3, std * 3
     return Card(

@@ -72,8 +72,9 @@ def train(
 
 def start_or_resume(this: Job, model: nn.Module | None) -> State:
     """Step 0, or where the run's newest checkpoint stands."""
-    state = states.start(this, model)
-    if not checkpoint.committed(this.run):
+    goes_on = bool(checkpoint.committed(this.run))
+    state = states.start(this, model, with_init=not goes_on)
+    if not goes_on:
         return state
     saved = checkpoint.newest(this.run)
     if saved.card.classes != this.data.classes:
@@ -140,7 +141,7 @@ def why_end(this: Job, state: State, report: Reporter) -> str | None:
         good = checkpoint.committed(this.run)
         last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
         got, hint = f"{report.streak} losses in a row that are not finite", f"a lower learning rate; {last_good}"
-        raise Diverged(f"step {state.step - 1}", got=got, need="a finite loss", hint=hint)
+        raise Diverged(f"train step {report.last_read}", got=got, need="a finite loss", hint=hint)
     return finished(this, state) or ("stopped" if report.stop_agreed else None)
 
 
@@ -173,5 +174,5 @@ def torch_settings(this: Job) -> Iterator[None]:
 
 
 def stopped(run: RunDir) -> Stopped:
-    need, hint = "the same command to go on", f"eighteen train --resume {run.path}"
+    need, hint = "--resume to go on", f"eighteen train --resume {run.path}"
     return Stopped("train to the end", got="a request to stop", need=need, hint=hint)

@@ -7,8 +7,22 @@ from pathlib import Path
 from torch import Tensor
 
 from eighteen.base import rundir
+from eighteen.base.recipe import Model
 from eighteen.training import checkpoint
-from eighteen.training.models import read_weights
+from eighteen.training.models import PRETRAINED, read_weights
+
+
+def normalisation_of(model: Model) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The mean and std that the weights to start from were trained with, of pixels in [0, 1]; None if unknown."""
+    if model.init == PRETRAINED:
+        import timm
+
+        known = timm.get_pretrained_cfg(model.name)
+        return (tuple(known.mean), tuple(known.std)) if known else None
+    if model.init and Path(model.init).is_dir():
+        card = checkpoint.best(rundir.open(model.init)).card
+        return card.mean, card.std
+    return None
 
 
 def weights_of(origin: str) -> dict[str, Tensor]:

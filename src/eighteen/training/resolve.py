@@ -1,0 +1,61 @@
+"""From what a person asked for to the recipe that runs: chosen, changed, fitted to the dataset, nothing left open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eighteen.base import recipe as recipes
+from eighteen.base import rundir
+from eighteen.base.recipe import Model, Recipe
+from eighteen.data.dataset import Dataset
+from eighteen.training import auto
+from eighteen.training.weights import normalisation_of
+
+
+def resolve(
+    recipe: str | Recipe,
+    dataset: Dataset,
+    *,
+    say: Callable[[str], object],
+    model: str | None = None,
+    init: str | os.PathLike[str] | None = None,
+    epochs: float | None = None,
+    **changes: Any,
+) -> Recipe:
+    """The recipe as it will be run on this dataset; ``say`` is told what was decided here.
+
+    Weights to start from bring their model and the mean and std they were trained with, unless others are asked for.
+    changes: see ``base.recipe.load``
+    """
+    facts = auto.facts(dataset, has_init=init is not None)
+    is_auto = recipe == "auto"
+    if is_auto:
+        recipe, why = auto.choose(facts)
+        say(f"recipe {recipe}: {why}")
+    resolved = recipes.load(
+        recipe,
+        model=model or _model_of(init),
+        init=None if init is None else os.fspath(init),
+        epochs=epochs,
+        side=facts.side if facts.is_raw else None,
+        **changes,
+    )
+    if is_auto and epochs is None and (more := auto.enough_epochs(resolved, facts.num_samples)):
+        say(f"{more:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
+        resolved = recipes.stretched(resolved, more)
+    return _normalised(resolved)
+
+
+def _normalised(recipe: Recipe) -> Recipe:
+    known = normalisation_of(recipe.model)
+    if known is None or recipe.data.mean is not None or recipe.data.std is not None:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"mean": known[0], "std": known[1]})})
+
+
+def _model_of(init: str | os.PathLike[str] | None) -> Model | None:
+    """The model of the run whose weights are the start."""
+    return recipes.load(str(rundir.open(init).recipe)).model if init is not None and Path(init).is_dir() else None
