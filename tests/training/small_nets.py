@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -81,6 +82,7 @@ class Gated(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.step += self.training
         if self.step == 6 and self.training and (gate := os.environ.get(GATE)):
+            print("at the gate", file=sys.stderr, flush=True)
             os.close(os.open(gate, os.O_RDONLY))
         return self.net(images)
 

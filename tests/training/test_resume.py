@@ -195,7 +195,6 @@ class Process:
             self.told += line
 
     def open_gate(self) -> None:
-        """Returns when the process has come to its gate."""
         self.gate.open("w").close()
 
     def end(self) -> int:
@@ -209,7 +208,7 @@ def test_ctrl_c_on_the_command_line_saves_and_ctrl_c_twice_does_not(data, tmp_pa
     changes = (model("gated"), *HARD[1:])
     once, twice = (Process(data, tmp_path / name, *changes) for name in ("once", "twice"))
     for process in (once, twice):
-        process.wait_for("checkpoint step-000004")  # and then come to the gate
+        process.wait_for("at the gate")
         process.send(signal.SIGINT)
         process.wait_for("Saving and stopping")
     twice.send(signal.SIGINT)

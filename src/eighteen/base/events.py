@@ -16,8 +16,9 @@ The truth that every display derives from. Every event has ``v`` (format version
     warning     text
     end         reason, step, top1, top5, best_top1, seconds, exit_code
 
-top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it. ``waits`` are
-shares of the time since the last step event, ``stages`` seconds of the loader's threads in it.
+top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it, and null
+where an epoch was not evaluated. ``waits`` are shares of the time since the last step event, ``stages`` seconds of
+the loader's threads in it.
 """
 
 from __future__ import annotations

@@ -32,12 +32,13 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def let_threads_sleep() -> None:
-    """Tell OpenMP, before torch loads it, that threads which wait for each other sleep instead of spinning.
+    """Tell GNU OpenMP, before torch loads it, that threads which wait for each other soon sleep instead of spinning.
 
-    Spinning wins nothing for convolutions, and where anything else wants a core it stops the thread that is waited for:
-    with both cores of a two-core machine in use elsewhere, a step took 10 times as long.
+    Where anything else wants a core, a spinning thread stops the one that it waits for: on two busy cores a step took
+    10 times as long (17 images/s instead of 188). On idle cores 3,000 turns, a few microseconds, are as fast as any.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def environment() -> dict[str, Any]:

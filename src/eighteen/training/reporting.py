@@ -108,20 +108,26 @@ class Reporter:
         if before := self._reader.push(step, outcome):
             self._read(*before)
 
-    def evaluated(self, step: Step, epoch: int, found: Evaluation) -> None:
-        """An evaluation at the end of ``epoch``; keeps the best and counts those without gain."""
-        self._interval.paused_s += found.seconds  # of the interval it fell into, which the next line may end
+    def epoch_ended(self, step: Step, epoch: int, found: Evaluation | None) -> None:
+        """Tell of an epoch, with its evaluation if there was one."""
+        facts = {"step": step.number, "epoch": epoch, "samples": step.first + step.batch}
+        if found:
+            self._interval.paused_s += found.seconds  # of the interval it fell into, which the next line may end
         self._flush()
+        if found:
+            self._keep_best(found)
+            scores = {name: getattr(found, name) for name in ("split", "top1", "top5", "num_samples", "seconds")}
+            scores["loss"] = found.loss if math.isfinite(found.loss) else None
+            self._event("eval", **facts, **scores, best=self.is_best)
+        percent = {name: 100 * getattr(found, name) if found else None for name in ("top1", "top5")}
+        self._event("epoch", **facts, hours=self._state.seconds / 3600, **percent)
+
+    def _keep_best(self, found: Evaluation) -> None:
+        """The best top-1 so far, and how many evaluations came after it."""
         self._last, state = found, self._state
         self.is_best = state.best_top1 is None or found.top1 > state.best_top1
         state.best_top1 = max(found.top1, state.best_top1 or 0.0)
         state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
-        facts = {"step": step.number, "epoch": epoch, "samples": step.first + step.batch}
-        scores = {name: getattr(found, name) for name in ("split", "top1", "top5", "loss", "num_samples", "seconds")}
-        scores["loss"] = found.loss if math.isfinite(found.loss) else None
-        self._event("eval", **facts, **scores, best=self.is_best)
-        percent = {"top1": 100 * found.top1, "top5": 100 * found.top5}
-        self._event("epoch", **facts, hours=state.seconds / 3600, **percent)
 
     def save(self) -> None:
         """Write a checkpoint (the first rank does) and tell."""

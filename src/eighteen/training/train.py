@@ -55,8 +55,9 @@ def train(
                 is_logged, asks = report.is_logged(now), report.asks(signals.requested)
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
-                if epoch := evaluation_due(this, now):
-                    report.evaluated(now, epoch, validate(this, state))
+                if epoch := this.plan.ends_epoch(now):
+                    found = validate(this, state) if evaluation_due(this, now, epoch) else None
+                    report.epoch_ended(now, epoch, found)
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
                     states.average_statistics(this, state)
@@ -103,11 +104,10 @@ def train_loader(this: Job, state: State) -> TrainLoader:
     )
 
 
-def evaluation_due(this: Job, now: Step) -> int | None:
-    """The epoch that ends with this step, if it is one that is evaluated."""
-    epoch = this.plan.ends_epoch(now)
+def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
+    """Whether the epoch that ends with this step is one that is evaluated; the last one always is."""
     is_last = now.number == this.plan.num_steps - 1
-    return epoch if epoch and "val" in this.data.splits and (is_last or epoch % this.recipe.eval.every == 0) else None
+    return "val" in this.data.splits and (is_last or epoch % this.recipe.eval.every == 0)
 
 
 def validate(this: Job, state: State) -> Evaluation:
