@@ -36,7 +36,7 @@ def measure(name: str, seeds: tuple[int, ...]) -> None:
 
 
 def show(event: dict) -> None:
-    if event["event"] == "epoch":
+    if event["event"] == "epoch" and event["top1"] is not None:
         print(f"epoch {event['epoch']}  {3600 * event['hours']:.0f} s  top-1 {event['top1']:.2f} %", flush=True)
 
 

@@ -10,14 +10,14 @@ import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
 from eighteen import __version__
 from eighteen.base.errors import DataError, EighteenError, UsageError
 from eighteen.base.hardware import let_threads_sleep
-from eighteen.base.world import from_environment
+from eighteen.base.world import from_environment, leave
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +32,14 @@ app = App(
     version=lambda: _version(),
     help_format="plaintext",
 )
+
+
+def entry() -> NoReturn:
+    """The program ``eighteen``."""
+    exit_code = main()
+    if from_environment().size > 1:
+        leave(exit_code)
+    sys.exit(exit_code)
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

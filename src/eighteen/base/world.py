@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 FILE_STORE = "EIGHTEEN_FILE_STORE"  # names the file where ranks that we started meet: no socket listens for them
 
@@ -30,6 +32,17 @@ class World:
         pairs = (batch + 1) // 2
         first, last = pairs * self.rank // self.size, pairs * (self.rank + 1) // self.size
         return slice(2 * first, min(2 * last, batch))
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End a process that was one of several ranks, without tearing Python down.
+
+    A thread of gloo that lets go of a Python object after Python has gone ends the process with SIGABRT: seen in 1 of
+    90 ranks that had done everything right (torch 2.15).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> World:

@@ -10,7 +10,7 @@ from pathlib import Path
 from eighteen.base import recipe as recipes
 from eighteen.base import rundir, world
 from eighteen.base.errors import EighteenError
-from eighteen.base.world import FILE_STORE
+from eighteen.base.world import FILE_STORE, leave
 from eighteen.data import dataset as datasets
 from eighteen.training.train import train
 
@@ -30,4 +30,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
