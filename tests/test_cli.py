@@ -1,0 +1,113 @@
+"""The command line: exit codes, messages in four parts, and no traceback for what a person typed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from eighteen import cli
+from eighteen.base import recipe as recipes
+
+STRANGE_NETS = """
+import torch
+def wide(num_classes, in_chans):
+    head = torch.nn.Linear(in_chans, num_classes + 1)
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head)
+def nothing(num_classes, in_chans):
+    return None
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import eighteen
+
+    return eighteen.pack(pictures, tmp_path_factory.mktemp("cli") / "pictures.e18", procs=1).path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "strange_nets.py").write_text(STRANGE_NETS)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("trian DATA", 2, r'Did you mean "train"'),
+        ("train DATA --epoch 3", 2, r"Try: eighteen train --help"),
+        ("train", 2, "got nothing to train on, need one of them"),
+        ("train DATA --resume runs/x", 2, "got both data and a run to resume"),
+        ("train nowhere.e18", 3, "open nowhere.e18: got nothing there"),
+        ("train DATA --recipe smal", 2, "did you mean 'small'"),
+        ("train DATA --set phases.0.sise=32", 2, "did you mean 'size'"),
+        ("train DATA --set optim.lr=fast", 2, "optim.lr"),
+        ("train DATA --epochs -1", 2, "--epochs: got -1"),
+        ("train DATA --model resnet5O", 2, "did you mean 'resnet50"),
+        ("train DATA --model no_such_module:net", 2, "need package.module:function"),
+        ("train DATA --model strange_nets:nothing", 2, "got NoneType, need a torch.nn.Module"),
+        ("train DATA --model strange_nets:wide", 2, r"logits of shape \[\d+, 3\]"),
+        ("train DATA --init nothing.safetensors", 3, "nothing.safetensors"),
+        ("train DATA --freeze-to nowhere", 2, "model.freeze_to: got 'nowhere'"),
+        ("train DATA --gpus 2 --procs 2", 2, "got both --gpus and --procs"),
+        ("train DATA --procs 0", 2, "--procs: got 0"),
+        ("train DATA --batch 2 --procs 2", 2, "need at least 2 for each of the 2 ranks"),
+        ("train DATA --name a/b", 2, "need letters, digits"),
+        ("train --resume nowhere", 3, "got no recipe.toml there"),
+        ("eval nowhere DATA", 3, "got no recipe.toml there"),
+        ("predict nowhere cat.jpg", 2, "cat.jpg"),
+        ("predict nowhere DATA --format xml", 2, "got the format 'xml'"),
+        ("pack nowhere", 3, "read nowhere: got nothing there"),
+        ("pack DATA x.e18 --renditions big", 2, "--renditions: got 'big'"),
+        ("check nowhere.e18", 3, "nowhere.e18"),
+        ("recipes smal", 2, "did you mean 'small'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_four_parts(here, dataset, capfd, words, code, message):
+    arguments = [str(dataset) if word == "DATA" else word for word in words.split()]
+    assert cli.main(arguments) == code
+    said = capfd.readouterr().err
+    assert re.search(message, said), said
+    assert ": got " in said
+    assert ", need " in said
+    assert "\n  Try: " in said
+    assert "Traceback" not in said
+    assert not (here / "runs").exists(), "nothing was begun"
+
+
+def test_gpus_that_are_not_there_are_refused(here, dataset, capfd, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert cli.main(["train", str(dataset), "--gpus", "2"]) == 4
+    assert "got 0 GPUs, need as many GPUs as ranks" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(recipes.bundled()))
+def test_a_recipe_that_is_printed_is_a_recipe(capsys, name):
+    assert cli.main(["recipes", name]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["name"] == name
+
+
+def test_recipes_are_listed_with_what_they_are_for(capsys):
+    assert cli.main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(recipes.bundled())
+
+
+def test_help_and_import_need_no_torch():
+    code = "import eighteen, eighteen.cli, sys; eighteen.cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "Train a classifier" in done.stdout
+
+
+def test_version_says_which_decoder_is_in_use(capsys):
+    assert cli.main(["--version"]) == 0
+    assert "decoder: reference (Pillow" in capsys.readouterr().out
