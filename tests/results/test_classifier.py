@@ -10,7 +10,7 @@ from eighteen.results.predictions import Prediction, Unread
 from eighteen.training.card import Card
 
 CARD = Card(
-    ("red", "green", "blue"), 3, 8, 1.0, (0.25, 0.5, 0.5), (0.5, 0.25, 0.5), "raw", {"name": "none", "args": {}}
+    ("red", "green", "blue"), 3, 8, 1.0, False, (0.25, 0.5, 0.5), (0.5, 0.25, 0.5), "raw", {"name": "none", "args": {}}
 )
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

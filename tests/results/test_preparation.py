@@ -17,9 +17,9 @@ from eighteen.results.preparation import prepare
 from eighteen.training.card import Card
 
 
-def _card(kind: Literal["jpeg", "raw"] = "jpeg", *, channels=3, size=32, crop=0.875):
+def _card(kind: Literal["jpeg", "raw"] = "jpeg", *, channels=3, size=32, crop=0.875, rect=False):
     mean = (0.5,) * channels
-    return Card(("a", "b"), channels, size, crop, mean, mean, kind, {"name": "none", "args": {}})
+    return Card(("a", "b"), channels, size, crop, rect, mean, mean, kind, {"name": "none", "args": {}})
 
 
 def _picture(width, height, mode="RGB", seed=0):
@@ -76,6 +76,21 @@ def test_the_pixels_are_those_of_evaluation_bit_for_bit(made, kind, pictures, tm
                 assert (prepare(source / split.source(sample), card) == image).all(), split.source(sample)
                 compared += 1
     assert compared == sum(1 for path in source.rglob("*") if path.is_file())
+
+
+def test_with_rect_a_picture_is_prepared_as_a_batch_of_its_own(tmp_path):
+    for number, (width, height) in enumerate([(60, 40), (40, 90), (50, 50), (400, 20)]):
+        for name in ("a", "b"):
+            (tmp_path / "source" / name).mkdir(parents=True, exist_ok=True)
+            _picture(width, height, seed=number).save(tmp_path / "source" / name / f"{number}.jpg")
+    pack(tmp_path / "source", tmp_path / "packed.e18", procs=1)
+    settings, shapes = Eval(size=32, crop=0.875, rect=True, batch=1, every=1), set()
+    split = dataset.open(tmp_path / "packed.e18").splits["train"]
+    for batch in eval_batches(split, settings, World(), device=torch.device("cpu"), channels=3):
+        picture = tmp_path / "source" / split.source(int(batch.ids[0]))
+        assert (prepare(picture, _card(rect=True)) == batch.images[0].numpy()).all(), picture
+        shapes.add(tuple(batch.images.shape[2:]))
+    assert shapes >= {(32, 64), (64, 32), (32, 32)}
 
 
 def test_a_baseline_jpeg_is_decoded_from_its_own_bytes_in_the_centre_crop(tmp_path):

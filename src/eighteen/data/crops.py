@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from eighteen.base.order import uniform
 
 MAX_ATTEMPTS = 10  # as torchvision's RandomResizedCrop; with usual settings the first succeeds nine times in ten
+MAX_RATIO = 2.0  # of rectangular evaluation: beyond it a batch would need memory that square ones do not
 
 
 class Stream(IntEnum):
@@ -111,3 +112,10 @@ def _largest_central(
     height = np.clip(np.rint(full_width / ratio), 1, full_height)
     x, y = np.floor((full_width - width) / 2), np.floor((full_height - height) / 2)
     return np.stack([x, y, width, height], axis=1).astype(np.float32)
+
+
+def rectangle(size: int, ratio: float) -> tuple[int, int]:
+    """Width and height whose shorter side is ``size``, in multiples of 32."""
+    longer = size * min(max(ratio, 1 / ratio), MAX_RATIO)
+    short, long = (max(1, round(side / 32)) * 32 for side in (size, longer))
+    return (long, short) if ratio > 1 else (short, long)

@@ -26,12 +26,10 @@ from eighteen.base.order import Order
 from eighteen.base.recipe import Augment, Eval
 from eighteen.base.schedule import Schedule, Step
 from eighteen.base.world import World
-from eighteen.data.crops import eval_boxes, train_boxes, train_flips
+from eighteen.data.crops import eval_boxes, rectangle, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
 from eighteen.data.prefetch import Ahead, Sent, Transfer
 from eighteen.data.reference import decode_into
-
-MAX_RATIO = 2.0  # of rectangular evaluation: beyond it a batch would need memory that square ones do not
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,18 +214,11 @@ def _eval_cuts(rendition: Rendition, settings: Eval) -> list[_Cut]:
         samples = by_ratio[first : first + settings.batch]
         width = height = settings.size
         if settings.rect:
-            width, height = _rectangle(settings.size, float(ratios[samples].mean()))
+            width, height = rectangle(settings.size, float(ratios[samples].mean()))
         boxes = eval_boxes(widths[samples], heights[samples], crop=settings.crop, ratio=width / height)
         nothing = np.zeros(len(samples), np.int64)
         cuts.append(_Cut(rendition, samples, nothing, boxes, nothing.astype(bool), width, height))
     return cuts
-
-
-def _rectangle(size: int, ratio: float) -> tuple[int, int]:
-    """Width and height whose shorter side is ``size``, in multiples of 32."""
-    longer = size * min(max(ratio, 1 / ratio), MAX_RATIO)
-    short, long = (max(1, round(side / 32)) * 32 for side in (size, longer))
-    return (long, short) if ratio > 1 else (short, long)
 
 
 class _Sent(NamedTuple):

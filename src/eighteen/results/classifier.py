@@ -33,7 +33,7 @@ from eighteen.training.precision import autocast_dtype
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """A picture as the model takes it: pixels [C, S, S] uint8."""
+    """A picture as the model takes it: pixels [C, H, W] uint8."""
 
     path: str
     pixels: NDArray[np.uint8]
@@ -42,7 +42,7 @@ class _Ready:
 class Classifier:
     """A model with what must be known to use it; made by ``eighteen.load``.
 
-    model: [N, C, S, S] float -> [N, K] logits; it is moved to ``device`` and set to evaluation.
+    model: [N, C, H, W] float -> [N, K] logits; it is moved to ``device`` and set to evaluation.
     precision: "bf16", "fp32", or "auto", which takes bfloat16 where the device computes in it, as training does.
     """
 
@@ -135,14 +135,16 @@ class Classifier:
 
     @torch.inference_mode()
     def _forward(self, ready: list[_Ready]) -> Tensor:
-        """[N, K] float32 on the CPU."""
-        if not ready:
-            return torch.empty(0, len(self.classes))
-        images = torch.from_numpy(np.stack([one.pixels for one in ready])).to(self._device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-            logits = self._model(normalise(images, self.card.mean, self.card.std))
-        return logits.float().cpu()
+        """[N, K] float32 on the CPU. Pictures of one shape go through together."""
+        logits = torch.empty(len(ready), len(self.classes))
+        for shape in {one.pixels.shape for one in ready}:
+            places = [place for place, one in enumerate(ready) if one.pixels.shape == shape]
+            images = torch.from_numpy(np.stack([ready[place].pixels for place in places])).to(self._device)
+            images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+                found = self._model(normalise(images, self.card.mean, self.card.std))
+            logits[places] = found.float().cpu()
+        return logits
 
 
 def _path(picture: Picture) -> str:

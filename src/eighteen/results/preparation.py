@@ -1,6 +1,6 @@
 """One picture as a person has it -> the pixels that evaluation would have made of it.
 
-In: a path, a PIL image or a uint8 array, and a ``Card``. Out: [C, S, S] uint8. A file's bytes go through
+In: a path, a PIL image or a uint8 array, and a ``Card``. Out: [C, H, W] uint8. A file's bytes go through
 ``data.pictures`` as in packing, then through the decoder of evaluation; a PIL image or an array is taken for the PNG
 that would hold it.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eighteen.data import pictures
-from eighteen.data.crops import eval_boxes
+from eighteen.data.crops import eval_boxes, rectangle
 from eighteen.data.pictures import Encoded, Refused, Target, Unreadable
 from eighteen.data.reference import decode
 from eighteen.training.card import Card
@@ -27,7 +27,10 @@ _PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 
 
 def prepare(picture: Picture, card: Card) -> NDArray[np.uint8]:
-    """[C, S, S] uint8, C and S as the card has them. Raises Unreadable, which says why, if it is no whole picture."""
+    """[C, H, W] uint8, as the card has it: a square, or with ``rect`` a batch of this picture alone.
+
+    raises Unreadable, which says why, if it is no whole picture
+    """
     packed = pictures.prepare(_content(picture), Target(raw_channels=card.channels if card.kind == "raw" else None))
     if isinstance(packed, Refused):
         raise Unreadable(packed.reason)
@@ -71,8 +74,10 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _decode(packed: Encoded, card: Card) -> NDArray[np.uint8]:
-    box = eval_boxes(np.array([packed.width]), np.array([packed.height]), crop=card.crop)[0].tolist()
+    width, height = rectangle(card.size, packed.width / packed.height) if card.rect else (card.size, card.size)
+    widths, heights = np.array([packed.width]), np.array([packed.height])
+    box = eval_boxes(widths, heights, crop=card.crop, ratio=width / height)[0].tolist()
     source = packed.content
     if card.kind == "raw":
         source = np.frombuffer(source, np.uint8).reshape(packed.height, packed.width, card.channels)
-    return decode(source, box, (card.size, card.size, card.channels)).transpose(2, 0, 1)
+    return decode(source, box, (height, width, card.channels)).transpose(2, 0, 1)

@@ -11,7 +11,9 @@ from typing import Any, Literal, Self
 class Card:
     """size: side of the picture in pixels after the centre crop      crop: share of the short side that the crop keeps
 
-    mean, std: per channel, of pixels in [0, 1]      kind: how the training pictures were packed
+    rect: whether a picture keeps its aspect ratio, its short side being ``size``
+    mean, std: per channel, of pixels in [0, 1]
+    kind: how the training pictures were packed
     model: ``{"name": ..., "args": {...}}`` as the recipe has it
     """
 
@@ -19,6 +21,7 @@ class Card:
     channels: int
     size: int
     crop: float
+    rect: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
     kind: Literal["jpeg", "raw"]

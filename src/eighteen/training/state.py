@@ -167,6 +167,7 @@ def card_of(this: Job) -> Card:
         channels=this.channels,
         size=recipe.eval.size,
         crop=recipe.eval.crop,
+        rect=recipe.eval.rect,
         mean=mean,
         std=std,
         kind=data.splits["train"].renditions["full"].kind,
