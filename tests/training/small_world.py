@@ -24,19 +24,19 @@ def take_part(here: World, data: str, wide: str, weights: str, folder: Path) -> 
     """What one rank does."""
     device = dist.device_of(here)
     with dist.connected(here, device):
-        for run in map(rundir.open, sorted(folder.iterdir())):
+        runs = [rundir.open(run) for run in sorted(folder.iterdir())]
+        for run in runs:
             train.train(recipes.load(str(run.recipe)), dataset.open(data), run, here)
         saved, split = checkpoint.open(Path(weights)), dataset.open(wide).splits["val"]
-        settings, model = recipes.load(str(run.recipe)).eval, models.restore(saved.card, saved.weights())
+        settings, model = recipes.load(str(runs[0].recipe)).eval, models.restore(saved.card, saved.weights())
         found = evaluate(model, split, saved.card, settings, here, device=device, dtype=None)
     scores = [found.top1, found.top5, found.loss, found.num_samples]
     counts = {"confusion": found.confusion, "calibration": found.calibration, "scores": scores}
     np.savez(folder / f"counts-{here.rank}", **counts)
 
 
-def fork(size: int, *arguments: str) -> list[int]:
+def fork(size: int, data: str, wide: str, weights: str, folder: str) -> list[int]:
     """Start the ranks of a world, with what ``training.ranks`` tells them; returns their process ids."""
-    *rest, folder = arguments
     started = []
     for rank in range(size):
         if child := os.fork():
@@ -45,13 +45,13 @@ def fork(size: int, *arguments: str) -> list[int]:
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
         os.environ.update({name: str(value) for name, value in own.items()})
         os.environ.update({FILE_STORE: f"{folder}/store-{size}", "GLOO_SOCKET_IFNAME": "lo"})
-        take_part(world.from_environment(), *rest, Path(folder, str(size)))
-        sys.exit()
+        take_part(world.from_environment(), data, wide, weights, Path(folder, str(size)))
+        world.leave(0)
     return started
 
 
 if __name__ == "__main__":
-    *arguments, sizes = sys.argv[1:]
+    data, wide, weights, folder, sizes = sys.argv[1:]
     for size in sizes.split(","):
-        for process in fork(int(size), *arguments):
+        for process in fork(int(size), data, wide, weights, folder):
             assert os.waitpid(process, 0)[1] == 0
