@@ -19,8 +19,10 @@ import eighteen
 from eighteen.base.events import Event
 from eighteen.training.compact import CompactNet
 from eighteen.training.optim import parameter_groups
+from eighteen.training.precision import autocast_dtype
 
 BLOCK, BLOCKS, BATCH, SIDE, CLASSES = 50, 16, 128, 28, 10
+DTYPE = autocast_dtype("auto", torch.device("cpu"))  # what the trainer takes too
 
 
 def pictures(num_samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -44,8 +46,9 @@ class BareLoop:
         for step in range(steps):
             chosen = order[step * BATCH : (step + 1) * BATCH]
             images = self.images[chosen].float().sub_(127.5).div_(73.0).contiguous(memory_format=torch.channels_last)
-            loss = F.cross_entropy(self.model(images), self.labels[chosen])
-            loss.backward()
+            with torch.autocast("cpu", DTYPE, enabled=DTYPE is not None):
+                logits = self.model(images)
+            F.cross_entropy(logits.float(), self.labels[chosen]).backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return (time.perf_counter() - began) / steps
@@ -82,4 +85,5 @@ if __name__ == "__main__":
         "bare_ms": spread([1000 * bare for _, bare in pairs]),
         "ratio": spread([ours / bare for ours, bare in pairs]),
     }
-    record("overhead", steps_a_turn=BLOCK, batch=BATCH, threads=torch.get_num_threads(), **figures)
+    settings = {"steps_a_turn": BLOCK, "batch": BATCH, "threads": torch.get_num_threads(), "autocast": str(DTYPE)}
+    record("overhead", **settings, **figures)
