@@ -28,6 +28,7 @@ RECIPE = {
     "model": {"name": "small_nets:grouped"},
     "optim": {"batch": BATCH, "lr": [[0, 0.05], [2, 0.1], [6, 0.0]], "weight_decay": 1e-3, "label_smoothing": 0.1},
     "phases": [{"epochs": 6, "size": 16, "batch": BATCH, "min_scale": 0.5}],
+    "augment": {"flip": False},  # left and right are labels
     "eval": {"size": 16, "crop": 1.0, "batch": 64},
     "train": {"precision": "fp32", "log_every": 1},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ def test_counts_are_those_of_a_bare_loop(data, tmp_path, batch):
         logits = model.eval()(normalise(whole.images, card.mean, card.std))
     confidence, predicted = logits.softmax(1).max(1)
     assert found.num_samples == found.confusion.sum() == 40
-    assert found.top1 == (predicted == whole.labels).float().mean().item()
+    assert found.top1 == (predicted == whole.labels).double().mean().item()
     assert found.top5 == 1.0
     assert found.loss == pytest.approx(F.cross_entropy(logits, whole.labels).item(), rel=1e-6)
     for label, guess in zip(whole.labels.tolist(), predicted.tolist(), strict=True):
@@ -40,6 +42,16 @@ def test_counts_are_those_of_a_bare_loop(data, tmp_path, batch):
     counts, confidences, right = found.calibration.sum(0)
     assert (counts, right) == (40, (predicted == whole.labels).sum())
     assert confidences == pytest.approx(confidence.sum().item(), rel=1e-6)
+
+
+def test_logits_that_are_not_finite_are_counted_without_breaking_the_calibration(data, tmp_path):
+    this, model = make_job(data, tmp_path), normed(4, 3)
+    for weights in model.parameters():
+        torch.nn.init.constant_(weights, math.nan)
+    found = evaluate(model, data.splits["val"], state.card_of(this), this.recipe.eval, World(), device=CPU, dtype=None)
+    assert math.isnan(found.loss)
+    assert found.confusion.sum() == 40
+    assert found.calibration[0].tolist() == [40, 0, found.confusion.trace()]
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16)])

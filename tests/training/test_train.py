@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from small_runs import NUM_TRAIN, differing, happened, make_job, model, pictures, recipe, saved, train
+from small_runs import NUM_STEPS, NUM_TRAIN, differing, happened, make_job, model, pictures, recipe, saved, train
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import eighteen
@@ -25,6 +25,18 @@ def run(data, tmp_path_factory):
     """Two phases, checkpoints and evaluations after each epoch."""
     phases = "phases=[{epochs=2, size=12, batch=13, min_scale=0.5}, {epochs=4, size=16, batch=26, min_scale=0.5}]"
     return train(data, tmp_path_factory.mktemp("run"), phases).run
+
+
+def test_it_learns(tmp_path):
+    """Which colour is brightest; chance is one in three."""
+    rng, labels = np.random.default_rng(0), np.arange(144) % 3
+    images = rng.integers(0, 150, (144, 16, 16, 3), np.uint8)
+    images[np.arange(144), :, :, labels] += 60
+    data = eighteen.pack((images, labels), tmp_path / "colours.e18", val_share=0.25, procs=1)
+    result = train(data, tmp_path)
+    assert result.top1 is not None
+    assert result.top1 > 0.9
+    assert eighteen.evaluate(result.run, data).top1 == result.best_top1
 
 
 def test_events_come_in_order_and_name_every_step_once(run):
@@ -80,6 +92,14 @@ def test_another_seed_is_another_run(data, run, tmp_path):
     assert set(differing(saved(other.run), saved(run))) == set(saved(run))
 
 
+def test_a_run_without_validation_keeps_its_newest_weights(tmp_path):
+    data = eighteen.pack(pictures(NUM_TRAIN, seed=1), tmp_path / "train.e18", val_share=0, procs=1)
+    result = train(data, tmp_path)
+    assert (result.top1, result.best_top1) == (None, None)
+    assert checkpoint.best(rundir.open(result.run)).step == NUM_STEPS
+    assert (result.run / "log.txt").read_text().count("\tnan") == 2 * 6
+
+
 def test_a_picture_of_more_epochs_than_steps_still_ends(data, tmp_path):
     result = train(data, tmp_path, "phases.0.batch=1000")
     assert result.step == 1
@@ -102,6 +122,13 @@ def test_three_losses_in_a_row_that_are_not_finite_end_the_run(data, tmp_path):
     end = happened(run, "end")[0]
     assert (end["reason"], end["exit_code"]) == ("Diverged", 5)
     assert checkpoint.newest(rundir.open(run)).step == 8
+
+
+def test_a_run_that_diverges_at_once_names_no_checkpoint(data, tmp_path):
+    """Three are enough, even if the fourth, which ends an epoch, is finite again."""
+    with pytest.raises(Diverged, match="train step 2: got 3 losses in a row") as diverged:
+        train(data, tmp_path, model("faulty"), "model.args.nan_at=[0, 1, 2]")
+    assert "there is no checkpoint yet" in diverged.value.hint
 
 
 def test_skipped_steps_are_counted_and_left_out_of_the_mean_loss(data, tmp_path):

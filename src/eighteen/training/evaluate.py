@@ -68,10 +68,11 @@ def evaluate(
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             logits = cast(Tensor, model(normalise(batch.images, card.mean, card.std))).float()
         confidence, predicted = logits.softmax(1).max(1)
+        confidence = confidence.nan_to_num()  # logits that are not finite have none; the loss tells of them
         hit = predicted == batch.labels
         in_top5 = (logits.topk(min(5, num_classes), 1).indices == batch.labels[:, None]).any(1)
         confusion += torch.bincount(batch.labels * num_classes + predicted, minlength=num_classes**2)
-        bins = (confidence * NUM_BINS).long().clamp_(0, NUM_BINS - 1)  # NaN becomes the first bin
+        bins = (confidence * NUM_BINS).long().clamp_(max=NUM_BINS - 1)
         calibration.index_add_(0, bins, torch.stack([torch.ones_like(confidence), confidence, hit], 1).double())
         totals += torch.stack([F.cross_entropy(logits, batch.labels, reduction="sum").double(), in_top5.sum().double()])
     model.train(was_training)

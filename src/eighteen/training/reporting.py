@@ -17,14 +17,15 @@ from torch import Tensor
 from eighteen.base.errors import Stopped, exit_code_of
 from eighteen.base.events import STOP, OnEvent
 from eighteen.base.schedule import Step
+from eighteen.data.decoding import DECODER
 from eighteen.data.loader import TrainLoader
-from eighteen.data.reference import DECODER
 from eighteen.training import checkpoint
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.job import Job
 from eighteen.training.state import State, save
 
 HEARTBEAT_S = 1.0
+MAX_STREAK = 3  # steps in a row with a non-finite loss before the run ends
 
 
 class Outcome(NamedTuple):
@@ -42,8 +43,8 @@ class Outcome(NamedTuple):
 class Reporter:
     """Turns what happens into events, for as long as the block lasts; leaves an ``end`` event however it is left.
 
-    last_read: the newest step whose outcome is known
-    streak: steps in a row that changed no weight      is_best: whether this step's evaluation is the best so far
+    diverged_at: the step that made MAX_STREAK in a row that changed no weight
+    is_best: whether this step's evaluation is the best so far
     stop_agreed, save_agreed: what some rank asked for and all now know
     """
 
@@ -57,7 +58,8 @@ class Reporter:
         self._phase: int | None = None
         self._last: Evaluation | None = None
         self.is_best = self._stop_asked = False
-        self.streak = self._skipped = self.last_read = 0
+        self.diverged_at: int | None = None
+        self._streak = self._skipped = 0
         self.stop_agreed = self.save_agreed = False
 
     def __enter__(self) -> Self:
@@ -161,16 +163,17 @@ class Reporter:
             self._read(*before)
 
     def _read(self, step: Step, outcome: Outcome) -> None:
-        self.last_read = step.number
         self.stop_agreed = self.stop_agreed or outcome.stop > 0
         self.save_agreed = self.save_agreed or outcome.save > 0
         cost = _cost(step)
         self._cost_done, self._cost_left = self._cost_done + cost, self._cost_left - cost
         self._interval.add(step.batch, None if outcome.skipped else outcome.loss)
-        self.streak = self.streak + 1 if outcome.skipped else 0
+        self._streak = self._streak + 1 if outcome.skipped else 0
         if outcome.skipped:
             self._skipped += 1
-            self._event("skip", step=step.number, streak=self.streak)
+            self._event("skip", step=step.number, streak=self._streak)
+        if self._streak == MAX_STREAK:
+            self.diverged_at = step.number
         if self.is_logged(step):
             self._tell(step, outcome)
 
@@ -203,7 +206,7 @@ class Reporter:
             top5=outcome.top5 / step.batch,
             lr=step.lr,
             waits={**shares, "compute": max(0.0, 1 - sum(shares.values()))},
-            stages={name: waits[name] for name in ("read_s", "decode_s", "copy_s")},
+            stages={name: waits[name] for name in ("read_s", "verify_s", "decode_s", "resize_s", "copy_s")},
             skipped=self._skipped,
             memory_bytes=memory_bytes(self._this.device),
         )

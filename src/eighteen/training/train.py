@@ -24,12 +24,10 @@ from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
 from eighteen.training.evaluate import Evaluation, evaluate
 from eighteen.training.job import Job, job
-from eighteen.training.reporting import Reporter
+from eighteen.training.reporting import MAX_STREAK, Reporter
 from eighteen.training.state import State
 from eighteen.training.step import train_step
 from eighteen.training.stopping import StopSignals
-
-MAX_STREAK = 3  # steps in a row with a non-finite loss before the run ends
 
 
 def train(
@@ -137,11 +135,11 @@ def checkpoint_due(this: Job, now: Step) -> bool:
 
 def why_end(this: Job, state: State, report: Reporter) -> str | None:
     """Why the run ends after this step, or None if it goes on. Raises Diverged: there is nothing worth saving."""
-    if report.streak >= MAX_STREAK:
+    if report.diverged_at is not None:
         good = checkpoint.committed(this.run)
         last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
-        got, hint = f"{report.streak} losses in a row that are not finite", f"a lower learning rate; {last_good}"
-        raise Diverged(f"train step {report.last_read}", got=got, need="a finite loss", hint=hint)
+        got, hint = f"{MAX_STREAK} losses in a row that are not finite", f"a lower learning rate; {last_good}"
+        raise Diverged(f"train step {report.diverged_at}", got=got, need="a finite loss", hint=hint)
     return finished(this, state) or ("stopped" if report.stop_agreed else None)
 
 
