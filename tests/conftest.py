@@ -1,4 +1,4 @@
-"""What all tests share: one thread for torch, drawn pictures, and the rule for tests that need a GPU."""
+"""What all tests share: one thread for torch, drawn pictures, and the rule for tests that not every machine can run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,24 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test marked ``gpu`` where there is none; fail it under REQUIRE_GPU=1, so that none passes by skipping."""
-    if item.get_closest_marker("gpu") and not _has_gpu():
-        if os.environ.get("REQUIRE_GPU") == "1":
-            pytest.fail("REQUIRE_GPU=1, but torch sees no CUDA device", pytrace=False)
-        pytest.skip("torch sees no CUDA device")
+    """Skip a test marked ``gpu`` or ``native`` where there is none; fail it under REQUIRE_GPU=1 or REQUIRE_NATIVE=1, so
+    that none passes by skipping.
+    """
+    needs = {"gpu": (_has_gpu, "torch sees no CUDA device"), "native": (_has_native, "the native decoder is not built")}
+    for mark, (is_there, why) in needs.items():
+        if item.get_closest_marker(mark) and not is_there():
+            if os.environ.get(f"REQUIRE_{mark.upper()}") == "1":
+                pytest.fail(f"REQUIRE_{mark.upper()}=1, but {why}", pytrace=False)
+            pytest.skip(why)
 
 
 def _has_gpu() -> bool:
     import torch  # here, so that sessions without such a test do not wait for it
 
     return torch.cuda.is_available()
+
+
+def _has_native() -> bool:
+    from eighteen.data.native import library
+
+    return library() is not None

@@ -13,6 +13,8 @@ import pytest
 
 from eighteen import cli
 from eighteen.base import recipe as recipes
+from eighteen.data import native
+from eighteen.data.decoding import DECODER
 
 STRANGE_NETS = """
 import torch
@@ -110,4 +112,5 @@ def test_help_and_import_need_no_torch():
 
 def test_version_says_which_decoder_is_in_use(capsys):
     assert cli.main(["--version"]) == 0
-    assert "decoder: reference (Pillow" in capsys.readouterr().out
+    assert f"decoder: {DECODER}" in capsys.readouterr().out
+    assert DECODER.startswith("native (libjpeg-turbo" if native.library() else "reference (Pillow")

@@ -333,6 +333,6 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def _version() -> str:
-    from eighteen.data.reference import DECODER
+    from eighteen.data.decoding import DECODER
 
     return f"eighteen {__version__}, decoder: {DECODER}"

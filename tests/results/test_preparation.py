@@ -99,7 +99,8 @@ def test_a_baseline_jpeg_is_decoded_from_its_own_bytes_in_the_centre_crop(tmp_pa
         side, left, top = 35.0, 12.5, 2.5  # 0.875 of 40
         box = (left, top, left + side, top + side)
         expected = image.resize((32, 32), Image.Resampling.BILINEAR, box=box)
-    assert (prepare(_file(tmp_path, content), _card()) == np.asarray(expected).transpose(2, 0, 1)).all()
+    found = prepare(_file(tmp_path, content), _card()).astype(int)
+    assert np.abs(found - np.asarray(expected).transpose(2, 0, 1)).max() <= 2  # the native decoder rounds once
 
 
 def test_other_pictures_become_jpegs_first_as_in_packing(tmp_path):

@@ -58,11 +58,11 @@ class Rendition:
         try:
             content = os.pread(self._file(shard), length, int(row["offset"]))
         except OSError as error:
-            raise self._broken(sample, error.strerror or str(error)) from error
+            raise self.broken(sample, error.strerror or str(error)) from error
         if len(content) != length:
-            raise self._broken(sample, f"{len(content)} of {length} bytes: the shard ends too early")
+            raise self.broken(sample, f"{len(content)} of {length} bytes: the shard ends too early")
         if crc32c(content) != row["crc32c"]:
-            raise self._broken(sample, "bytes that do not match their checksum")
+            raise self.broken(sample, "bytes that do not match their checksum")
         return content
 
     def read_raw(self, sample: int) -> NDArray[np.uint8]:
@@ -76,8 +76,21 @@ class Rendition:
         assert self.pixels is not None, "only raw renditions have pixels"
         for sample, expected in enumerate(self.index["crc32c"].tolist()):
             if crc32c(self.pixels[sample]) != expected:
-                raise self._broken(sample, "bytes that do not match their checksum")
+                raise self.broken(sample, "bytes that do not match their checksum")
         return self.pixels
+
+    def files(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The open files that hold these samples: [N] -> [N] descriptors, open as long as this object lives.
+
+        raises DataError as ``read`` does
+        """
+        shards, first, place = np.unique(self.index["shard"][samples], return_index=True, return_inverse=True)
+        try:
+            opened = [self._file(shard) for shard in shards.tolist()]
+        except OSError as error:
+            missing = next(n for n, shard in enumerate(shards.tolist()) if shard not in self._files)
+            raise self.broken(int(samples[first[missing]]), error.strerror or str(error)) from error
+        return np.array(opened, np.int32)[place]
 
     def _file(self, shard: int) -> int:
         if (known := self._files.get(shard)) is not None:
@@ -87,7 +100,8 @@ class Rendition:
                 self._files[shard] = _open_file(self.root / self.shards[shard])
             return self._files[shard]
 
-    def _broken(self, sample: int, got: str) -> DataError:
+    def broken(self, sample: int, got: str) -> DataError:
+        """What to raise where the bytes of a sample are not there, or not those that were packed."""
         shard = self.shards[self.index[sample]["shard"]]
         return DataError(
             f"read sample {sample} of {shard} in {self.root} (from {self.source(sample)!r})",

@@ -8,9 +8,9 @@ and position; threads and ranks only share the work.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from time import perf_counter
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -28,8 +28,12 @@ from eighteen.base.schedule import Schedule, Step
 from eighteen.base.world import World
 from eighteen.data.crops import eval_boxes, rectangle, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
-from eighteen.data.prefetch import Ahead, Sent, Transfer
-from eighteen.data.reference import decode_into
+from eighteen.data.decoder import Pending, Timings
+from eighteen.data.decoding import decoder
+from eighteen.data.prefetch import Ahead, Sent, Slot, Transfer
+from eighteen.data.whole import are_whole, take
+
+IN_WORK = 2  # batches that are decoded at a time, so that no thread idles at the end of one
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +101,8 @@ class TrainLoader:
         return step, sent.receive()
 
     def waits(self) -> dict[str, float]:
-        """Seconds since the last call: read_s and decode_s (summed over threads), copy_s, and wait_s, which the
-        consumer waited for batches.
+        """Seconds since the last call: read_s, verify_s, decode_s and resize_s (summed over threads), copy_s, and
+        wait_s, which the consumer waited for batches.
         """
         waited_s = self._ahead.waited_s if self._ahead else 0.0
         since, self._reported_wait_s = waited_s - self._reported_wait_s, waited_s
@@ -106,17 +110,25 @@ class TrainLoader:
 
     def close(self) -> None:
         """End all threads: at most the few pictures that are being decoded are waited for."""
-        self._maker.close()
+        self._maker.cancel()
         if self._ahead:
             self._ahead.close()
+        self._maker.close()
 
     def _made(self) -> Iterator[tuple[Step, _Sent]]:
+        steps = deque[Step]()
+        for sent in self._maker.make(self._cuts(steps)):
+            yield steps.popleft(), sent
+
+    def _cuts(self, steps: deque[Step]) -> Iterator[_Cut]:
+        """What this rank has to decode, step after step; each step is put behind ``steps``."""
         phase, rendition = -1, None
         for number in range(self._start, self._schedule.num_steps):
             step = self._schedule.at(number)
             if rendition is None or step.phase != phase:
                 phase, rendition = step.phase, self._rendition_for(step)
-            yield step, self._maker.make(self._cut(step, rendition))
+            steps.append(step)
+            yield self._cut(step, rendition)
 
     def _rendition_for(self, step: Step) -> Rendition:
         share = 1.0 if step.min_scale == 1.0 else (1 + step.min_scale) / 2
@@ -160,13 +172,14 @@ def eval_batches(
     stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
     maker = _Maker(split, device, channels, num_threads or _share_of_cpus(world))
     cuts = _eval_cuts(stored, settings)[world.rank :: world.size]
-    ahead = Ahead((maker.make(cut) for cut in cuts), depth=2)
+    ahead = Ahead(maker.make(cuts), depth=2)
     try:
         for sent in ahead:
             yield sent.receive()
     finally:
-        maker.close()
+        maker.cancel()
         ahead.close()
+        maker.close()
 
 
 def choose_rendition(split: Split, name: str, *, size: int, share: float, square: bool) -> Rendition:
@@ -233,28 +246,54 @@ class _Sent(NamedTuple):
         return Batch(images.permute(0, 3, 1, 2), labels, self.ids, self.visits)
 
 
+class _Filling(NamedTuple):
+    """A batch that is being decoded."""
+
+    cut: _Cut
+    slot: Slot
+    pending: Pending
+
+
 class _Maker:
     """Makes batches out of cuts, with the threads and the memory that takes."""
 
     def __init__(self, split: Split, device: torch.device, channels: int, num_threads: int) -> None:
         self.stages = _Stages()
         self._labels, self._channels = split.labels, channels
-        self._transfer = Transfer(device)
-        self._pool = ThreadPoolExecutor(num_threads, "eighteen-decode")  # starts its threads with the first picture
+        self._transfer = Transfer(device, num_slots=IN_WORK)
+        self._decoder = decoder(num_threads)
 
-    def make(self, cut: _Cut) -> _Sent:
-        began = perf_counter()
-        images = self._transfer.pictures((len(cut.samples), cut.height, cut.width, self._channels))
-        waited = perf_counter()
-        timings = decode_into(cut.rendition, cut.samples, cut.boxes, cut.flips, images.numpy(), self._pool)
-        decoded = perf_counter()
-        sent = self._transfer.send(images, torch.from_numpy(self._labels[cut.samples]))
-        copy_s = waited - began + perf_counter() - decoded
-        self.stages.add(read_s=timings.read_s, decode_s=timings.decode_s, copy_s=copy_s)
-        return _Sent(sent, torch.from_numpy(cut.samples), torch.from_numpy(cut.visits))
+    def make(self, cuts: Iterable[_Cut]) -> Iterator[_Sent]:
+        """Batches in the order of their cuts; while one is waited for, the next is in work already."""
+        in_work = deque[_Filling]()
+        for cut in cuts:
+            in_work.append(self._begin(cut))
+            if len(in_work) == IN_WORK:
+                yield self._end(in_work.popleft())
+        while in_work:
+            yield self._end(in_work.popleft())
+
+    def cancel(self) -> None:
+        self._decoder.cancel()
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._decoder.close()
+
+    def _begin(self, cut: _Cut) -> _Filling:
+        began = perf_counter()
+        slot = self._transfer.slot((len(cut.samples), cut.height, cut.width, self._channels))
+        self.stages.add(copy_s=perf_counter() - began)
+        out = slot.images.numpy()
+        if are_whole(cut.rendition, cut.boxes, out):
+            return _Filling(cut, slot, take(cut.rendition, cut.samples, cut.flips, out))
+        return _Filling(cut, slot, self._decoder.start(cut.rendition, cut.samples, cut.boxes, cut.flips, out))
+
+    def _end(self, filling: _Filling) -> _Sent:
+        cut, timings = filling.cut, filling.pending.result()
+        began = perf_counter()
+        sent = self._transfer.send(filling.slot, torch.from_numpy(self._labels[cut.samples]))
+        self.stages.add(**asdict(timings), copy_s=perf_counter() - began)
+        return _Sent(sent, torch.from_numpy(cut.samples), torch.from_numpy(cut.visits))
 
 
 class _Stages:
@@ -262,7 +301,7 @@ class _Stages:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seconds = {"read_s": 0.0, "decode_s": 0.0, "copy_s": 0.0}
+        self._seconds = dict.fromkeys((*(field.name for field in fields(Timings)), "copy_s"), 0.0)
 
     def add(self, **seconds: float) -> None:
         with self._lock:

@@ -96,41 +96,50 @@ class Sent:
 
 
 class Transfer:
-    """Moves pictures from host memory to a device. One thread calls ``pictures``, fills them, and calls ``send``; any
-    other calls ``receive``.
+    """Moves pictures from host memory to a device: ``slot``, fill its images, ``send`` it; any thread may ``receive``.
 
-    On CUDA the host side is a ring of pinned slots and the copies run on a stream of their own; on the CPU nothing is
+    On CUDA the slots are a ring of pinned memory and the copies run on a stream of their own; on the CPU nothing is
     copied.
+
+    num_slots: how many may be out at a time, between ``slot`` and ``send``
     """
 
-    def __init__(self, device: torch.device, *, num_slots: int = 2) -> None:
+    def __init__(self, device: torch.device, *, num_slots: int) -> None:
         self._device = device
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
-            self._slots = itertools.cycle([_Slot() for _ in range(num_slots)])
+            self._ring = itertools.cycle([_Pinned() for _ in range(num_slots + 1)])
 
-    def pictures(self, shape: tuple[int, int, int, int]) -> Tensor:
-        """Host memory for [N, H, W, C] uint8, to be filled and sent. Waits until the last copy out of it has ended."""
+    def slot(self, shape: tuple[int, int, int, int]) -> Slot:
+        """Host memory for [N, H, W, C] uint8. Waits until the last copy out of it has ended."""
         if self._device.type != "cuda":
-            return torch.empty(shape, dtype=torch.uint8)
-        self._slot = next(self._slots)
-        return self._slot.memory_for(shape)
+            return Slot(torch.empty(shape, dtype=torch.uint8), None)
+        pinned = next(self._ring)
+        return Slot(pinned.memory_for(shape), pinned)
 
-    def send(self, *tensors: Tensor) -> Sent:
-        """Start to copy tensors to the device; those made by ``pictures`` may be asked for again at once."""
-        if self._device.type != "cuda":
-            return Sent(tuple(tensor.to(self._device) for tensor in tensors), None)
+    def send(self, slot: Slot, *others: Tensor) -> Sent:
+        """Start to copy a slot's images, and other tensors, to the device."""
+        if slot.pinned is None:
+            return Sent((slot.images, *others), None)
         with torch.cuda.stream(self._stream):
-            pinned = (tensor if tensor.is_pinned() else tensor.pin_memory() for tensor in tensors)
+            pinned = (slot.images, *(tensor.pin_memory() for tensor in others))
             arriving = tuple(tensor.to(self._device, non_blocking=True) for tensor in pinned)
-            self._slot.copied.record(self._stream)
+            slot.pinned.copied.record(self._stream)
             # An event of its own for the consumer: the slot's is recorded anew with each turn of the ring.
             copied = torch.cuda.Event()
             copied.record(self._stream)
         return Sent(arriving, copied)
 
 
-class _Slot:
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """images: [N, H, W, C] uint8 in host memory, to be filled"""
+
+    images: Tensor
+    pinned: _Pinned | None
+
+
+class _Pinned:
     """Pinned memory that grows as it must, and the end of the last copy out of it."""
 
     def __init__(self) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 
 from eighteen.data import pictures
 from eighteen.data.crops import eval_boxes, rectangle
+from eighteen.data.decoding import decode
 from eighteen.data.pictures import Encoded, Refused, Target, Unreadable
-from eighteen.data.reference import decode
 from eighteen.training.card import Card
 
 Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -80,4 +80,5 @@ def _decode(packed: Encoded, card: Card) -> NDArray[np.uint8]:
     source = packed.content
     if card.kind == "raw":
         source = np.frombuffer(source, np.uint8).reshape(packed.height, packed.width, card.channels)
-    return decode(source, box, (height, width, card.channels)).transpose(2, 0, 1)
+    size = packed.width, packed.height
+    return decode(source, box, size, (height, width, card.channels)).transpose(2, 0, 1)

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "eighteen.h"
+#include "jpeg.h"
+#include "resize.h"
+
+namespace eighteen {
+
+// What became of a sample.
+struct Outcome {
+  int32_t status = E18_OK;
+  int64_t detail = 0;
+  const char* message = "";  // until the next picture
+};
+
+// One thread's means to fill the place of one sample: reads, verifies, decodes, resizes. Its memory is kept.
+class PictureMaker {
+ public:
+  // pixels: [shape.height, shape.width, shape.channels]      work: what it took is added
+  Outcome make(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, e18_work& work);
+
+ private:
+  Outcome read(const e18_sample& sample);
+  Outcome from_jpeg(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns);
+  Outcome from_raw(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns);
+
+  struct Free {
+    void operator()(uint8_t* bytes) const { std::free(bytes); }
+  };
+  std::unique_ptr<uint8_t[], Free> buffer_;  // never initialised
+  size_t capacity_ = 0;
+  const uint8_t* bytes_ = nullptr;  // of the sample
+  Jpeg jpeg_;
+  Resizer resizer_;
+};
+
+}  // namespace eighteen

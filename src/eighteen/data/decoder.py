@@ -1,0 +1,73 @@
+"""What a decoder is: it fills batches with parts of stored pictures, in threads of its own.
+
+There are two that do the same: ``native``, fast, and ``reference``, slow and obvious. ``decoding`` picks one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eighteen.base.errors import DataError
+from eighteen.data.dataset import Rendition
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent, summed over threads; reading includes verifying where it is not told apart."""
+
+    read_s: float = 0.0
+    verify_s: float = 0.0
+    decode_s: float = 0.0
+    resize_s: float = 0.0
+
+
+class Pending(Protocol):
+    """A batch that is being filled."""
+
+    def result(self) -> Timings:
+        """Wait until it is filled.
+
+        raises DataError with shard and sample if one cannot be read or decoded, CancelledError after ``cancel``; by
+        then no thread writes to the batch any more
+        """
+        ...
+
+
+class Decoder(Protocol):
+    def start(
+        self,
+        rendition: Rendition,
+        samples: NDArray[np.int64],
+        boxes: NDArray[np.float32],
+        flips: NDArray[np.bool_],
+        out: NDArray[np.uint8],
+    ) -> Pending:
+        """Begin to fill ``out`` with the boxes of these samples, resized with antialiasing (bilinear, as Pillow) and
+        mirrored where ``flips`` says so. Batches are filled in the order in which they were started.
+
+        samples: [N]      boxes: [N, 4] left, top, width, height in pixels of the rendition      flips: [N]
+        out: [N, H, W, C], C 1 or 3
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Let what is not begun yet never begin. Safe from any thread, and again."""
+        ...
+
+    def close(self) -> None:
+        """Cancel, and end the threads: at most the few pictures that are being decoded are waited for."""
+        ...
+
+
+def undecodable(rendition: Rendition, sample: int, got: str) -> DataError:
+    shard = rendition.shards[rendition.index[sample]["shard"]]
+    return DataError(
+        f"decode sample {sample} of {shard} in {rendition.root} (from {rendition.source(sample)!r})",
+        got=got,
+        need="a whole picture",
+        hint=f"eighteen check {rendition.root}, then pack again without this picture",
+    )

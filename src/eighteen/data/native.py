@@ -1,0 +1,223 @@
+"""The native decoder: ``native/`` as a shared library, called through ctypes. The only file that knows of it.
+
+Where the library was not built, ``library`` is None, and the reference decoder does its work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from concurrent.futures import CancelledError
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import eighteen.data
+from eighteen.base.errors import MachineError
+from eighteen.data.dataset import Rendition
+from eighteen.data.decoder import Timings, undecodable
+
+INTERFACE = 1  # of native/eighteen.h
+FILE = "libeighteen_native.so"
+MESSAGE_BYTES = 200  # JMSG_LENGTH_MAX of libjpeg
+
+OK, CANCELLED, READ_FAILED, SHORT, CHECKSUM, NO_MEMORY, NOT_DECODED, WARNED, WRONG_SIZE, TOO_LARGE, BAD_BOX = range(11)
+MEMORY = -1  # in place of a file: the offset is an address
+
+SAMPLE = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("length", "<u8"),
+        ("file", "<i4"),
+        ("crc32c", "<u4"),
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("box", "<f4", 4),
+        ("mirror", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int32) for name in ("height", "width", "channels", "raw_channels")]
+
+
+class _Work(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("read_ns", "verify_ns", "decode_ns", "resize_ns", "read_bytes")]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The loaded library, or None where there is none of this interface."""
+    paths = (Path(folder) / FILE for folder in eighteen.data.__path__)  # an editable install has a folder more
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return None
+    loaded = ctypes.CDLL(os.fspath(path))
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    signatures = {
+        "e18_interface": (number,),
+        "e18_library": (ctypes.c_char_p,),
+        "e18_instructions": (ctypes.c_char_p,),
+        "e18_crc32c": (ctypes.c_uint32, pointer, ctypes.c_uint64),
+        "e18_open": (pointer, number),
+        "e18_cancel": (None, pointer),
+        "e18_close": (None, pointer),
+        "e18_submit": (pointer, pointer, pointer, ctypes.c_int64, _Shape, pointer, pointer, pointer),
+        "e18_wait": (None, pointer, pointer, pointer, ctypes.c_char_p, number),
+        "e18_make": (number, pointer, _Shape, pointer, pointer, ctypes.c_char_p, number),
+    }
+    for name, (result, *arguments) in signatures.items():
+        getattr(loaded, name).restype = result
+        getattr(loaded, name).argtypes = arguments
+    return loaded if loaded.e18_interface() == INTERFACE else None
+
+
+def about() -> str | None:
+    """ "native (libjpeg-turbo 2.1.5, avx2)", or None where it was not built."""
+    native = library()
+    return native and f"native ({native.e18_library().decode()}, {native.e18_instructions().decode()})"
+
+
+class NativeDecoder:
+    """A ``Decoder``. Raises MachineError if its threads cannot be started."""
+
+    def __init__(self, num_threads: int) -> None:
+        native = library()
+        assert native is not None, "it was not built"
+        handle = native.e18_open(num_threads)
+        if not handle:
+            got, hint = "none: too many threads, or too little memory", "ulimit -u, or end other programs"
+            raise MachineError(f"start {num_threads} decoding threads", got=got, need="all of them", hint=hint)
+        self._native, self._handle = native, handle
+        self._under_way: set[_Batch] = set()  # keeps the memory that threads write to
+        self._end = weakref.finalize(self, _close, native, handle, self._under_way)
+        self._end.atexit = False  # another thread may still be waiting, and the process ends them all
+
+    def start(
+        self,
+        rendition: Rendition,
+        samples: NDArray[np.int64],
+        boxes: NDArray[np.float32],
+        flips: NDArray[np.bool_],
+        out: NDArray[np.uint8],
+    ) -> _Batch:
+        if not self._end.alive:
+            raise CancelledError
+        rows = rendition.index[samples]
+        wanted = np.zeros(len(samples), SAMPLE)
+        for name in ("offset", "length", "crc32c", "width", "height"):
+            wanted[name] = rows[name]
+        wanted["file"], wanted["box"], wanted["mirror"] = rendition.files(samples), boxes, flips
+        return _Batch(self._native, self._handle, self._under_way, rendition, samples, wanted, out)
+
+    def cancel(self) -> None:
+        if self._end.alive:
+            self._native.e18_cancel(self._handle)
+
+    def close(self) -> None:
+        self._end()
+
+
+def _close(native: ctypes.CDLL, handle: int, under_way: set[_Batch]) -> None:
+    native.e18_close(handle)
+    under_way.clear()
+
+
+class _Batch:
+    """A batch in the hands of the threads, and all they read and write."""
+
+    def __init__(
+        self,
+        native: ctypes.CDLL,
+        handle: int,
+        under_way: set[_Batch],
+        rendition: Rendition,
+        samples: NDArray[np.int64],
+        wanted: NDArray[np.void],
+        out: NDArray[np.uint8],
+    ) -> None:
+        assert out.flags.c_contiguous
+        self._native, self._handle, self._under_way = native, handle, under_way
+        self._rendition, self._samples, self._wanted, self._out = rendition, samples, wanted, out
+        self._statuses, self._details = np.zeros(len(wanted), np.int32), np.zeros(len(wanted), np.int64)
+        raw_channels = 0 if rendition.pixels is None else rendition.pixels.shape[3]
+        shape = _Shape(*out.shape[1:], raw_channels)
+        arrays = (array.ctypes.data for array in (out, self._statuses, self._details))
+        self._batch = native.e18_submit(handle, wanted.ctypes.data, len(wanted), shape, *arrays)
+        if not self._batch:
+            raise MemoryError("no memory for a batch")
+        under_way.add(self)
+
+    def result(self) -> Timings:
+        if self not in self._under_way:
+            raise CancelledError  # the decoder was closed
+        work, message = _Work(), ctypes.create_string_buffer(MESSAGE_BYTES)
+        self._native.e18_wait(self._handle, self._batch, ctypes.byref(work), message, MESSAGE_BYTES)
+        self._under_way.discard(self)
+        bad = np.flatnonzero(self._statuses)
+        if len(bad):
+            raise self._failure(int(bad[0]), message.value.decode(errors="replace"))
+        return Timings(*(1e-9 * getattr(work, f"{stage}_ns") for stage in ("read", "verify", "decode", "resize")))
+
+    def _failure(self, place: int, message: str) -> Exception:
+        status, detail = int(self._statuses[place]), int(self._details[place])
+        rendition, sample = self._rendition, int(self._samples[place])
+        if status == CANCELLED:
+            return CancelledError()
+        if status == READ_FAILED:
+            return rendition.broken(sample, os.strerror(detail))
+        if status == SHORT:
+            return rendition.broken(
+                sample, f"{detail} of {self._wanted['length'][place]} bytes: the shard ends too early"
+            )
+        if status == CHECKSUM:
+            return rendition.broken(sample, "bytes that do not match their checksum")
+        return undecodable(rendition, sample, reason(status, detail, message))
+
+
+def decode(
+    source: bytes | NDArray[np.uint8], box: list[float], size: tuple[int, int], shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """One picture, a JPEG or raw [H, W, C], by this thread: its box resized to ``shape``.
+
+    box: left, top, width, height in pixels      size: of the picture, width and height      shape: [H, W, C]
+    raises ValueError, which says why, if it cannot be decoded
+    """
+    native = library()
+    assert native is not None, "it was not built"
+    content = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else np.ascontiguousarray(source)
+    raw_channels = 0 if isinstance(source, bytes) else source.shape[2]
+    wanted, out = np.zeros(1, SAMPLE), np.empty(shape, np.uint8)
+    wanted[0] = (
+        content.ctypes.data,
+        content.nbytes,
+        MEMORY,
+        native.e18_crc32c(content.ctypes.data, content.nbytes),
+        *size,
+        box,
+        0,
+        0,
+    )
+    detail, message = ctypes.c_int64(), ctypes.create_string_buffer(MESSAGE_BYTES)
+    told = ctypes.byref(detail), message, MESSAGE_BYTES
+    status = native.e18_make(wanted.ctypes.data, _Shape(*shape, raw_channels), out.ctypes.data, *told)
+    if status != OK:
+        raise ValueError(reason(status, detail.value, message.value.decode(errors="replace")))
+    return out
+
+
+def reason(status: int, detail: int, message: str) -> str:
+    """Why a sample whose bytes are sound could not be made into a picture."""
+    return {
+        NO_MEMORY: "not enough memory",
+        NOT_DECODED: message,
+        WARNED: f"a warning: {message}",
+        WRONG_SIZE: f"{detail >> 16} x {detail & 0xFFFF} pixels, not what the index says",
+        TOO_LARGE: "more pixels, bytes or scans than a sample may have",
+        BAD_BOX: "a box outside of the picture",
+    }[status]
