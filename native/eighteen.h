@@ -24,7 +24,7 @@ enum {
   E18_CHECKSUM = 4,  // the bytes are not those that were packed
   E18_NO_MEMORY = 5,
   E18_NOT_DECODED = 6,  // message: what libjpeg-turbo says
-  E18_WARNED = 7,  // decoded, but libjpeg-turbo says that something was amiss; message: what
+  E18_WARNED = 7,  // message: what libjpeg-turbo warns of
   E18_WRONG_SIZE = 8,  // the picture has not the size that the index says; detail: width << 16 | height
   E18_TOO_LARGE = 9,  // more pixels, or more scans, than a sample may have
   E18_BAD_BOX = 10,  // a box that lies outside of its picture, or is empty
@@ -41,7 +41,7 @@ typedef struct {
   uint32_t width, height;  // pixels
   float box_left, box_top, box_width, box_height;  // pixels of the stored picture
   uint32_t mirror;  // 1: left becomes right
-  uint32_t reserved;
+  uint32_t tolerant;  // 1: it may be a JPEG that makes libjpeg-turbo warn
 } e18_sample;
 
 // What a batch is made into.

@@ -29,7 +29,8 @@ Jpeg::Jpeg() {
 
 Jpeg::~Jpeg() { jpeg_destroy_decompress(&info_); }
 
-bool Jpeg::open(const uint8_t* bytes, size_t length) {
+bool Jpeg::open(const uint8_t* bytes, size_t length, bool tolerant) {
+  tolerant_ = tolerant;
   message_[0] = '\0';
   errors_.num_warnings = 0;
   too_many_scans_ = false;
@@ -74,7 +75,9 @@ void Jpeg::give_up(j_common_ptr info) {
 
 void Jpeg::note(j_common_ptr info, int level) {
   if (level >= 0) return;  // not a warning
-  if (info->err->num_warnings++ == 0) info->err->format_message(info, of(info).message_);
+  if (of(info).tolerant_ && info->err->msg_code != JWRN_JPEG_EOF) return;  // what was cut off is never filled in
+  ++info->err->num_warnings;
+  give_up(info);
 }
 
 void Jpeg::count_scans(j_common_ptr info) {

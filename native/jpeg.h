@@ -20,8 +20,8 @@ class Jpeg final : public Rows {
   Jpeg(const Jpeg&) = delete;
   Jpeg& operator=(const Jpeg&) = delete;
 
-  // Each is false where libjpeg-turbo gives up; `message` says why.
-  bool open(const uint8_t* bytes, size_t length);  // reads the headers
+  // Each is false where libjpeg-turbo gives up, or warns of anything, unless tolerant; `message` says of what.
+  bool open(const uint8_t* bytes, size_t length, bool tolerant);  // reads the headers
   // shrink: 1, 2, 4 or 8      columns [left, right) and rows from `top`: what is needed, in shrunk pixels
   // gray: rows of 1 byte a pixel, else of 4 (RGB, and one to ignore)
   bool start(int shrink, bool gray, int left, int right, int top);
@@ -33,8 +33,8 @@ class Jpeg final : public Rows {
   int row_pixels() const { return static_cast<int>(info_.output_width); }  // of a row, once started
   bool out_of_memory() const;
   bool too_many_scans() const { return too_many_scans_; }
-  bool warned() const { return errors_.num_warnings > 0; }
-  const char* message() const { return message_; }  // of the error, or of the first warning
+  bool warned() const { return errors_.num_warnings > 0; }  // gave up because of a warning
+  const char* message() const { return message_; }
 
  private:
   static Jpeg& of(j_common_ptr info) { return *static_cast<Jpeg*>(info->client_data); }
@@ -47,7 +47,7 @@ class Jpeg final : public Rows {
   jpeg_progress_mgr progress_{};
   std::jmp_buf escape_{};
   char message_[JMSG_LENGTH_MAX]{};
-  bool too_many_scans_ = false;
+  bool tolerant_ = false, too_many_scans_ = false;
   int left_ = 0;
 };
 

@@ -114,9 +114,10 @@ Outcome PictureMaker::from_jpeg(const e18_sample& sample, const e18_shape& shape
   const uint64_t began = now_ns();
   const auto failed = [&]() -> Outcome {
     if (jpeg_.too_many_scans()) return {E18_TOO_LARGE};
+    if (jpeg_.warned()) return {E18_WARNED, 0, jpeg_.message()};
     return {jpeg_.out_of_memory() ? E18_NO_MEMORY : E18_NOT_DECODED, 0, jpeg_.message()};
   };
-  if (!jpeg_.open(bytes_, sample.length)) return failed();
+  if (!jpeg_.open(bytes_, sample.length, sample.tolerant)) return failed();
   if (uint32_t(jpeg_.width()) != sample.width || uint32_t(jpeg_.height()) != sample.height)
     return {E18_WRONG_SIZE, int64_t(jpeg_.width()) << 16 | jpeg_.height()};
   const int shrink = shrink_for(std::fmin(double(sample.box_width) / shape.width, double(sample.box_height) / shape.height));
@@ -128,7 +129,7 @@ Outcome PictureMaker::from_jpeg(const e18_sample& sample, const e18_shape& shape
   if (!jpeg_.start(shrink, gray, columns.first, columns.end, rows.first)) return failed();
   source_ns += now_ns() - began;
   if (!resizer_.run(jpeg_, jpeg_.row_pixels(), pixels, source_ns)) return failed();
-  return jpeg_.warned() ? Outcome{E18_WARNED, 0, jpeg_.message()} : Outcome{};
+  return {};
 }
 
 Outcome PictureMaker::from_raw(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns) {

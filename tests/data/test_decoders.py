@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from concurrent.futures import CancelledError
@@ -183,6 +184,23 @@ def test_a_shard_that_vanished_is_named(tmp_path, decoder):
     (tmp_path / "shard.tar").unlink()
     with pytest.raises(DataError, match=r"read sample 0 of shard\.tar .*got No such file"):
         decode(rendition, [(0, 0, 64, 64)], size=(32, 32), channels=3, decoder=decoder)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_warnings_of_libjpeg_matter_where_none_are_expected(tmp_path, decoder, clean):
+    """As where it was packed without the native decoder, which alone hears them, or with it."""
+    image, file = picture(1, 1, seed=18)[0].resize((64, 64)), io.BytesIO()
+    image.save(file, "JPEG", restart_marker_rows=1)
+    odd = file.getvalue().replace(b"\xff\xd1", b"\xff\xd5", 1)
+    rendition = dataclasses.replace(stored(tmp_path, [odd], [(64, 64)]), clean=clean)
+    if clean and isinstance(decoder, NativeDecoder):
+        with pytest.raises(
+            DataError, match=r"decode sample 0 of .*got a warning: Corrupt JPEG data: found marker 0xd5"
+        ):
+            decode(rendition, [(0, 0, 64, 64)], size=(48, 48), channels=3, decoder=decoder)
+    else:
+        pixels = decode(rendition, [(0, 0, 64, 64)], size=(48, 48), channels=3, decoder=decoder)[0]
+        assert close_to(pixels, by_hand(odd, (0, 0, 64, 64), (48, 48)), decoder)
 
 
 def test_batches_under_way_are_cancelled(tmp_path, decoder):

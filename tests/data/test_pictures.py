@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eighteen.data import native
 from eighteen.data.jpegs import read_header
 from eighteen.data.pictures import Encoded, Prepared, Refused, Target, Unreadable, decode, prepare, probe
 
@@ -91,6 +92,16 @@ def test_other_formats_become_baseline_jpegs(format: str, options: dict[str, Any
     assert header is not None
     assert header.baseline
     assert _is_like(prepared.full, _picture())
+
+
+@pytest.mark.native
+def test_a_jpeg_that_libjpeg_warns_of_is_encoded_anew() -> None:
+    sound = _saved(_picture(), "JPEG", quality=95, restart_marker_rows=1)
+    odd = sound.replace(b"\xff\xd1", b"\xff\xd5", 1)
+    assert _prepared(sound).converted is None
+    prepared = _prepared(odd)
+    assert prepared.converted == "JPEG with warnings"
+    assert native.warning(prepared.full.content, (96, 64)) is None
 
 
 def test_cmyk_becomes_rgb() -> None:

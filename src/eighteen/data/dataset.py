@@ -42,6 +42,7 @@ class Rendition:
     shards: tuple[str, ...]  # files, relative to the root; index["shard"] counts them
     pixels: NDArray[np.uint8] | None  # [N, H, W, C] where the kind is raw, mapped
     source: Origins = field(repr=False)  # where each sample came from, for messages
+    clean: bool = False  # no JPEG in it makes libjpeg-turbo warn
     _files: dict[int, int] = field(init=False, repr=False, default_factory=dict)
     _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -250,7 +251,9 @@ def _open_rendition(
     if problem := index_problem(index, shards, num_classes):
         raise _wrong_file(root, name, problem)
     pixels = np.load(root / shards[0].name, mmap_mode="r", allow_pickle=False) if facts["kind"] == "raw" else None
-    return Rendition(facts["kind"], index, root, tuple(stored.name for stored in shards), pixels, origins)
+    return Rendition(
+        facts["kind"], index, root, tuple(stored.name for stored in shards), pixels, origins, facts.get("clean", False)
+    )
 
 
 def index_problem(index: NDArray[np.void], shards: Sequence[Stored], num_classes: int) -> str | None:

@@ -9,6 +9,13 @@ from eighteen.data import native, reference
 from eighteen.data.decoder import Decoder
 
 DECODER = native.about() or reference.ABOUT
+# what every run says where it holds
+NOT_BUILT = (
+    None
+    if native.library()
+    else "the native decoder is not built: Pillow decodes, some three times slower. "
+    "Try: apt-get install g++ libjpeg-dev, then install eighteen again"
+)
 
 
 def decoder(num_threads: int) -> Decoder:

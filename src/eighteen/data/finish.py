@@ -84,6 +84,7 @@ def _finish_split(root: Path, plan: Plan, name: str, parts: Sequence[Part]) -> d
         content = save_index(root / file, _index(parts, rendition))
         renditions[rendition] = {
             "kind": "raw" if plan.sample_shape else "jpeg",
+            "clean": all(part.clean for part in parts),
             "index": _facts(_stored(file, content)),
             "shards": [_facts(part.shards[rendition]) for part in parts],
         }

@@ -37,7 +37,7 @@ SAMPLE = np.dtype(
         ("height", "<u4"),
         ("box", "<f4", 4),
         ("mirror", "<u4"),
-        ("reserved", "<u4"),
+        ("tolerant", "<u4"),
     ]
 )
 
@@ -113,6 +113,7 @@ class NativeDecoder:
         for name in ("offset", "length", "crc32c", "width", "height"):
             wanted[name] = rows[name]
         wanted["file"], wanted["box"], wanted["mirror"] = rendition.files(samples), boxes, flips
+        wanted["tolerant"] = not rendition.clean
         return _Batch(self._native, self._handle, self._under_way, rendition, samples, wanted, out)
 
     def cancel(self) -> None:
@@ -188,11 +189,35 @@ def decode(
     box: left, top, width, height in pixels      size: of the picture, width and height      shape: [H, W, C]
     raises ValueError, which says why, if it cannot be decoded
     """
+    out = np.empty(shape, np.uint8)
+    status, why = _make(source, box, size, out, strict=False)
+    if status != OK:
+        raise ValueError(why)
+    return out
+
+
+def warning(content: bytes, size: tuple[int, int]) -> str | None:
+    """What libjpeg-turbo warns of in a JPEG of this width and height; None if of nothing, or if it was not built."""
+    if library() is None:
+        return None
+    status, why = _make(content, [0, 0, *size], size, np.empty((1, 1, 3), np.uint8), strict=True)
+    return why if status == WARNED else None
+
+
+def _make(
+    source: bytes | NDArray[np.uint8],
+    box: list[float],
+    size: tuple[int, int],
+    out: NDArray[np.uint8],
+    *,
+    strict: bool,
+) -> tuple[int, str]:
+    """What became of it, and why if it is not OK."""
     native = library()
     assert native is not None, "it was not built"
     content = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else np.ascontiguousarray(source)
     raw_channels = 0 if isinstance(source, bytes) else source.shape[2]
-    wanted, out = np.zeros(1, SAMPLE), np.empty(shape, np.uint8)
+    wanted = np.zeros(1, SAMPLE)
     wanted[0] = (
         content.ctypes.data,
         content.nbytes,
@@ -201,14 +226,12 @@ def decode(
         *size,
         box,
         0,
-        0,
+        not strict,
     )
     detail, message = ctypes.c_int64(), ctypes.create_string_buffer(MESSAGE_BYTES)
     told = ctypes.byref(detail), message, MESSAGE_BYTES
-    status = native.e18_make(wanted.ctypes.data, _Shape(*shape, raw_channels), out.ctypes.data, *told)
-    if status != OK:
-        raise ValueError(reason(status, detail.value, message.value.decode(errors="replace")))
-    return out
+    status = native.e18_make(wanted.ctypes.data, _Shape(*out.shape, raw_channels), out.ctypes.data, *told)
+    return status, "" if status == OK else reason(status, detail.value, message.value.decode(errors="replace"))
 
 
 def reason(status: int, detail: int, message: str) -> str:

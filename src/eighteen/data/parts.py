@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eighteen.base.files import write_atomic, write_json
+from eighteen.data import native
 from eighteen.data.dataset import WORK
 from eighteen.data.index import INDEX_DTYPE
 from eighteen.data.pictures import Encoded, Prepared, Refused
@@ -41,6 +42,7 @@ class Part:
     shards: Mapping[str, Stored]  # by rendition
     converted: Mapping[str, int]  # what was converted -> how often
     refused: Sequence[tuple[int, str]]  # item, cause
+    clean: bool  # no JPEG in it makes libjpeg-turbo warn
 
 
 class PartWriter:
@@ -88,6 +90,7 @@ class PartWriter:
             {name: writer.close() for name, writer in self._writers.items()},
             dict(self._converted),
             self._refused,
+            native.library() is not None,  # which hears the warnings
         )
         _save(self._root, part)
         return part
@@ -125,7 +128,7 @@ def _save(root: Path, part: Part) -> None:
     np.savez(buffer, samples=part.samples, **arrays)
     memory = _memory(root, part.split, part.number)
     write_atomic(memory.with_suffix(".npz"), buffer.getvalue())
-    facts = {"last": part.last, "converted": part.converted, "refused": part.refused}
+    facts = {"last": part.last, "converted": part.converted, "refused": part.refused, "clean": part.clean}
     write_json(
         memory.with_suffix(".json"), facts | {"shards": {name: asdict(stored) for name, stored in part.shards.items()}}
     )
@@ -146,4 +149,4 @@ def _load(root: Path, split: str, number: int) -> Part | None:
         indexes = {name: arrays[f"index-{name}"] for name in shards}
         samples = arrays["samples"]
     refused = [(item, cause) for item, cause in facts["refused"]]
-    return Part(split, number, facts["last"], samples, indexes, shards, facts["converted"], refused)
+    return Part(split, number, facts["last"], samples, indexes, shards, facts["converted"], refused, facts["clean"])

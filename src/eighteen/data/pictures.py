@@ -1,9 +1,10 @@
 """A picture as a person has it -> as a dataset holds it: upright, gray or RGB, 8 bits, a baseline JPEG or raw pixels.
 
-A baseline JPEG (8-bit, gray or YCbCr, upright) is kept bit for bit unless a maximum side asks for less. Everything else
-is decoded, turned upright as its EXIF says, laid on white where it is transparent, and encoded once as a 4:2:0 JPEG:
-the subsampling of cameras and the web, half the decoding of 4:4:4. Of an animation the first frame is taken. Every
-picture is decoded whole: what breaks off is refused, never filled in.
+A baseline JPEG (8-bit, gray or YCbCr, upright) is kept bit for bit unless a maximum side asks for less, or the native
+decoder finds that libjpeg-turbo warns of it. Everything else is decoded, turned upright as its EXIF says, laid on white
+where it is transparent, and encoded once as a 4:2:0 JPEG: the subsampling of cameras and the web, half the decoding of
+4:4:4. Of an animation the first frame is taken. Every picture is decoded whole: what breaks off is refused, never
+filled in.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from eighteen.data import native
 from eighteen.data.jpegs import JpegHeader, read_header
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded: Pillow takes 4 bytes a pixel
@@ -94,7 +96,7 @@ def decode(content: bytes) -> tuple[Image.Image, str | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata; large pictures are refused by _open
         image = _open(content)
-        kind = _kind(image, header)
+        kind = _kind(image, header, content)
         _load(image)
     if header is not None and header.frame in (0xC0, 0xC1) and _is_padded(content, header, image):
         raise Unreadable("the JPEG's data end before its last block")
@@ -177,14 +179,14 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _kind(image: Image.Image, header: JpegHeader | None) -> str | None:
-    """What a picture is, in a word or two; None for a baseline JPEG."""
+def _kind(image: Image.Image, header: JpegHeader | None, content: bytes) -> str | None:
+    """What a picture is, in a word or two; None for a baseline JPEG that nothing is wrong with."""
     if image.format not in ("JPEG", "MPO"):
         return image.format or "unknown format"
     if header is None:
         return "JPEG with odd headers"
     if header.baseline:
-        return None
+        return "JPEG with warnings" if native.warning(content, image.size) else None
     if image.mode == "CMYK":
         return "CMYK JPEG"
     if header.is_rgb:

@@ -17,7 +17,7 @@ from torch import Tensor
 from eighteen.base.errors import Stopped, exit_code_of
 from eighteen.base.events import STOP, OnEvent
 from eighteen.base.schedule import Step
-from eighteen.data.decoding import DECODER
+from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
 from eighteen.training import checkpoint
 from eighteen.training.evaluate import Evaluation
@@ -69,6 +69,8 @@ class Reporter:
             self._event("resume", step=self._state.step, checkpoint=name)
             if (newest := checkpoint.committed(this.run)[-1].name) != name:
                 self._event("warning", text=f"{newest} is damaged: going on from {name}")
+        if NOT_BUILT:
+            self._event("warning", text=NOT_BUILT)
         self._event(
             "start",
             recipe=this.recipe.name,
