@@ -36,7 +36,8 @@ enum { E18_MEMORY = -1 };
 typedef struct {
   uint64_t offset;  // of its first byte in the file
   uint64_t length;  // bytes
-  int32_t fd;  // an open file; it stays the caller's. E18_MEMORY: `offset` is an address
+  int32_t fd;  // an open file; it stays the caller's. E18_MEMORY: `offset` is an address, and
+               // nothing is verified
   uint32_t crc32c;
   uint32_t width, height;  // pixels
   float box_left, box_top, box_width, box_height;  // pixels of the stored picture

@@ -22,7 +22,7 @@ from eighteen.data.augment import (
     translate,
 )
 from eighteen.data.draws import beta
-from eighteen.data.loader import Batch
+from eighteen.data.maker import Batch
 
 MEAN_STD = {1: ((0.3,), (0.35,)), 3: ((0.48, 0.45, 0.4), (0.23, 0.22, 0.25))}
 EVERYTHING = {

@@ -31,6 +31,22 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     return -(-int(quota) // int(period))
 
 
+def available_bytes(root: Path = Path("/")) -> int:
+    """Memory that can be had without swapping: what the kernel says, or less where a cgroup allows less (Linux); half
+    of all there is elsewhere.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    try:
+        limit, used = ((root / "sys/fs/cgroup" / name).read_text() for name in ("memory.max", "memory.current"))
+        return min(free, int(limit) - int(used))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return free
+
+
 def let_threads_sleep() -> None:
     """Tell GNU OpenMP, before torch loads it, that threads which wait for each other soon sleep instead of spinning.
 

@@ -141,6 +141,11 @@ class Data(Section):
     rendition: str = Field(
         default="auto", description="which rendition to read; auto: the smallest that suffices for the phase's size"
     )
+    keep: Literal["auto", "never", "host", "device"] = Field(
+        default="auto",
+        description="in which memory decoded pictures are kept; auto: the device's, else the host's, where they fit and"
+        " a phase sees each at least twice",
+    )
     balance: Literal["none", "weights", "sampling"] = Field(
         default="none", description="against class imbalance: weigh the loss, or draw classes evenly"
     )

@@ -20,7 +20,7 @@ from eighteen.base.errors import RecipeError
 from eighteen.base.order import uniform
 from eighteen.base.recipe import Augment
 from eighteen.data.draws import parameters
-from eighteen.data.loader import Batch
+from eighteen.data.maker import Batch
 
 Fill = Literal["zero", "reflect"]
 

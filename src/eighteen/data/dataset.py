@@ -43,6 +43,7 @@ class Rendition:
     pixels: NDArray[np.uint8] | None  # [N, H, W, C] where the kind is raw, mapped
     source: Origins = field(repr=False)  # where each sample came from, for messages
     clean: bool = False  # no JPEG in it makes libjpeg-turbo warn
+    in_memory: bool = False  # its pixels are nobody else's: never read from a file, never verified
     _files: dict[int, int] = field(init=False, repr=False, default_factory=dict)
     _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -69,12 +70,16 @@ class Rendition:
     def read_raw(self, sample: int) -> NDArray[np.uint8]:
         """The pixels of a sample of a raw rendition, verified: [H, W, C] uint8. Raises DataError as ``read`` does."""
         assert self.pixels is not None, "only raw renditions have pixels"
+        if self.in_memory:
+            return self.pixels[sample]
         return np.frombuffer(self.read(sample), np.uint8).reshape(self.pixels.shape[1:])
 
     @cached_property
     def verified_pixels(self) -> NDArray[np.uint8]:
         """``pixels``, all verified when they are first asked for; DataError as ``read`` raises it."""
         assert self.pixels is not None, "only raw renditions have pixels"
+        if self.in_memory:
+            return self.pixels
         for sample, expected in enumerate(self.index["crc32c"].tolist()):
             if crc32c(self.pixels[sample]) != expected:
                 raise self.broken(sample, "bytes that do not match their checksum")

@@ -7,47 +7,25 @@ and position; threads and ranks only share the work.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
-from time import perf_counter
+from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from eighteen.base.errors import RecipeError, did_you_mean
-from eighteen.base.hardware import num_cpus
+from eighteen.base.hardware import available_bytes, num_cpus
 from eighteen.base.order import Order
 from eighteen.base.recipe import Augment, Eval
 from eighteen.base.schedule import Schedule, Step
 from eighteen.base.world import World
 from eighteen.data.crops import eval_boxes, rectangle, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
-from eighteen.data.decoder import Pending, Timings
-from eighteen.data.decoding import decoder
-from eighteen.data.prefetch import Ahead, Sent, Slot, Transfer
-from eighteen.data.whole import are_whole, take
-
-IN_WORK = 2  # batches that are decoded at a time, so that no thread idles at the end of one
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """This rank's part of a batch; N may be 0 where there are more ranks than pairs of samples.
-
-    images: [N, C, H, W] uint8, channels_last, on the device      labels: [N] int64, on the device
-    ids, visits: [N] int64, on the host: which samples, and how often each had been seen before
-    """
-
-    images: Tensor
-    labels: Tensor
-    ids: Tensor
-    visits: Tensor
+from eighteen.data.kept import Kept, Memory, Setting, keep
+from eighteen.data.maker import Batch, BatchMaker, Cut, Sending
+from eighteen.data.prefetch import Ahead
 
 
 class TrainLoader:
@@ -58,6 +36,7 @@ class TrainLoader:
 
     augment: flip, min_ratio and max_ratio are done here, all else on the device by ``augment``      channels: 1 or 3
     rendition: a name, or "auto": the smallest that suffices, see ``choose_rendition``
+    kept: where decoded pixels are kept, see ``kept``
     num_threads: that decode; by default this rank's share of the processors      prefetch: batches decoded ahead
     """
 
@@ -72,15 +51,20 @@ class TrainLoader:
         device: torch.device,
         channels: int,
         rendition: str = "auto",
+        kept: Setting = "never",
         num_threads: int | None = None,
         prefetch: int = 3,
         start: int = 0,
     ) -> None:
         self._split, self._schedule, self._order, self._world = split, schedule, order, world
         self._augment, self._rendition, self._start = augment, rendition, start
-        self._maker = _Maker(split, device, channels, num_threads or _share_of_cpus(world))
+        self._kept: Setting = kept
+        self._channels, self._device = channels, device
+        self._free = _free_memory(world, device)
+        self.kept_bytes: dict[int, tuple[str, int] | None] = {}  # by phase: "host" or "device", and how much
+        self._maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
         self._prefetch = prefetch
-        self._ahead: Ahead[tuple[Step, _Sent]] | None = None
+        self._ahead: Ahead[tuple[Step, Sending]] | None = None
         self._reported_wait_s = 0.0
 
     def __enter__(self) -> Self:
@@ -115,26 +99,43 @@ class TrainLoader:
             self._ahead.close()
         self._maker.close()
 
-    def _made(self) -> Iterator[tuple[Step, _Sent]]:
+    def _made(self) -> Iterator[tuple[Step, Sending]]:
         steps = deque[Step]()
         for sent in self._maker.make(self._cuts(steps)):
             yield steps.popleft(), sent
 
-    def _cuts(self, steps: deque[Step]) -> Iterator[_Cut]:
+    def _cuts(self, steps: deque[Step]) -> Iterator[Cut]:
         """What this rank has to decode, step after step; each step is put behind ``steps``."""
-        phase, rendition = -1, None
+        phase, rendition, kept = -1, None, None
         for number in range(self._start, self._schedule.num_steps):
             step = self._schedule.at(number)
             if rendition is None or step.phase != phase:
                 phase, rendition = step.phase, self._rendition_for(step)
+                kept = self._kept_for(step, rendition, kept)
             steps.append(step)
-            yield self._cut(step, rendition)
+            yield self._cut(step, rendition, kept)
 
     def _rendition_for(self, step: Step) -> Rendition:
-        share = 1.0 if step.min_scale == 1.0 else (1 + step.min_scale) / 2
-        return choose_rendition(self._split, self._rendition, size=step.size, share=share, square=step.min_scale == 1.0)
+        square = step.min_scale == 1.0
+        return choose_rendition(self._split, self._rendition, size=step.size, share=_mean_share(step), square=square)
 
-    def _cut(self, step: Step, rendition: Rendition) -> _Cut:
+    def _kept_for(self, step: Step, rendition: Rendition, before: Kept | None) -> Kept | None:
+        """Where this phase's pictures are kept; what an earlier phase has kept is used again if it is the same."""
+        kept = keep(
+            rendition,
+            before,
+            side=step.size,
+            share=_mean_share(step) * (_square_share(rendition) if step.min_scale == 1.0 else 1.0),
+            channels=self._channels,
+            visits=self._schedule.stretches[step.phase].phase.epochs,
+            setting=self._kept,
+            free=self._free,
+            device=self._device,
+        )
+        self.kept_bytes[step.phase] = kept and (kept.where, kept.num_bytes)
+        return kept
+
+    def _cut(self, step: Step, rendition: Rendition, kept: Kept | None) -> Cut:
         """What this rank has to decode for a step."""
         mine = self._world.slice(step.batch)
         samples, visits = self._order.at(step.first + mine.start, mine.stop - mine.start)
@@ -150,7 +151,7 @@ class TrainLoader:
             max_ratio=augment.max_ratio,
         )
         flips = train_flips(seed=seed, visits=visits, samples=samples) & augment.flip
-        return _Cut(rendition, samples, visits, boxes, flips, step.size, step.size)
+        return Cut(rendition, samples, visits, boxes, flips, step.size, step.size, kept)
 
 
 def eval_batches(
@@ -170,7 +171,7 @@ def eval_batches(
     both sides rounded to multiples of 32, at most twice as long as short.
     """
     stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
-    maker = _Maker(split, device, channels, num_threads or _share_of_cpus(world))
+    maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
     cuts = _eval_cuts(stored, settings)[world.rank :: world.size]
     ahead = Ahead(maker.make(cuts), depth=2)
     try:
@@ -200,25 +201,24 @@ def choose_rendition(split: Split, name: str, *, size: int, share: float, square
     return split.renditions[min((key for key in sides if sides[key] >= enough), key=sides.__getitem__)]
 
 
+def _mean_share(step: Step) -> float:
+    """Of a picture's area, or of its central square, that a step's crops have."""
+    return 1.0 if step.min_scale == 1.0 else (1 + step.min_scale) / 2
+
+
+def _square_share(rendition: Rendition) -> float:
+    """What the central squares have of the pictures' areas, on average."""
+    widths, heights = (rendition.index[side].astype(np.float64) for side in ("width", "height"))
+    return float((np.minimum(widths, heights) / np.maximum(widths, heights)).mean()) if len(widths) else 1.0
+
+
 def _mean_crop_side(rendition: Rendition, share: float, square: bool) -> float:
     widths, heights = (rendition.index[side].astype(np.float64) for side in ("width", "height"))
     areas = np.minimum(widths, heights) ** 2 if square else widths * heights
     return float(np.sqrt(areas * share).mean()) if len(areas) else 0.0
 
 
-class _Cut(NamedTuple):
-    """What a batch is made of: N samples of a rendition, their boxes and flips, and the size they are brought to."""
-
-    rendition: Rendition
-    samples: NDArray[np.int64]
-    visits: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-    flips: NDArray[np.bool_]
-    width: int
-    height: int
-
-
-def _eval_cuts(rendition: Rendition, settings: Eval) -> list[_Cut]:
+def _eval_cuts(rendition: Rendition, settings: Eval) -> list[Cut]:
     widths, heights = np.asarray(rendition.index["width"]), np.asarray(rendition.index["height"])
     ratios = widths / heights if settings.rect else np.ones(len(widths))
     by_ratio = np.argsort(ratios, kind="stable")
@@ -230,89 +230,14 @@ def _eval_cuts(rendition: Rendition, settings: Eval) -> list[_Cut]:
             width, height = rectangle(settings.size, float(ratios[samples].mean()))
         boxes = eval_boxes(widths[samples], heights[samples], crop=settings.crop, ratio=width / height)
         nothing = np.zeros(len(samples), np.int64)
-        cuts.append(_Cut(rendition, samples, nothing, boxes, nothing.astype(bool), width, height))
+        cuts.append(Cut(rendition, samples, nothing, boxes, nothing.astype(bool), width, height, None))
     return cuts
-
-
-class _Sent(NamedTuple):
-    """A batch whose pictures and labels are on their way to the device."""
-
-    sent: Sent
-    ids: Tensor
-    visits: Tensor
-
-    def receive(self) -> Batch:
-        images, labels = self.sent.receive()
-        return Batch(images.permute(0, 3, 1, 2), labels, self.ids, self.visits)
-
-
-class _Filling(NamedTuple):
-    """A batch that is being decoded."""
-
-    cut: _Cut
-    slot: Slot
-    pending: Pending
-
-
-class _Maker:
-    """Makes batches out of cuts, with the threads and the memory that takes."""
-
-    def __init__(self, split: Split, device: torch.device, channels: int, num_threads: int) -> None:
-        self.stages = _Stages()
-        self._labels, self._channels = split.labels, channels
-        self._transfer = Transfer(device, num_slots=IN_WORK)
-        self._decoder = decoder(num_threads)
-
-    def make(self, cuts: Iterable[_Cut]) -> Iterator[_Sent]:
-        """Batches in the order of their cuts; while one is waited for, the next is in work already."""
-        in_work = deque[_Filling]()
-        for cut in cuts:
-            in_work.append(self._begin(cut))
-            if len(in_work) == IN_WORK:
-                yield self._end(in_work.popleft())
-        while in_work:
-            yield self._end(in_work.popleft())
-
-    def cancel(self) -> None:
-        self._decoder.cancel()
-
-    def close(self) -> None:
-        self._decoder.close()
-
-    def _begin(self, cut: _Cut) -> _Filling:
-        began = perf_counter()
-        slot = self._transfer.slot((len(cut.samples), cut.height, cut.width, self._channels))
-        self.stages.add(copy_s=perf_counter() - began)
-        out = slot.images.numpy()
-        if are_whole(cut.rendition, cut.boxes, out):
-            return _Filling(cut, slot, take(cut.rendition, cut.samples, cut.flips, out))
-        return _Filling(cut, slot, self._decoder.start(cut.rendition, cut.samples, cut.boxes, cut.flips, out))
-
-    def _end(self, filling: _Filling) -> _Sent:
-        cut, timings = filling.cut, filling.pending.result()
-        began = perf_counter()
-        sent = self._transfer.send(filling.slot, torch.from_numpy(self._labels[cut.samples]))
-        self.stages.add(**asdict(timings), copy_s=perf_counter() - began)
-        return _Sent(sent, torch.from_numpy(cut.samples), torch.from_numpy(cut.visits))
-
-
-class _Stages:
-    """Seconds by stage, added by one thread and taken by another."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seconds = dict.fromkeys((*(field.name for field in fields(Timings)), "copy_s"), 0.0)
-
-    def add(self, **seconds: float) -> None:
-        with self._lock:
-            for stage, more in seconds.items():
-                self._seconds[stage] += more
-
-    def take(self) -> dict[str, float]:
-        with self._lock:
-            taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
-        return taken
 
 
 def _share_of_cpus(world: World) -> int:
     return max(1, num_cpus() // world.local_size)
+
+
+def _free_memory(world: World, device: torch.device) -> Memory:
+    host = available_bytes() // world.local_size
+    return Memory(host, torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host)

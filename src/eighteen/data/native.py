@@ -112,8 +112,12 @@ class NativeDecoder:
         wanted = np.zeros(len(samples), SAMPLE)
         for name in ("offset", "length", "crc32c", "width", "height"):
             wanted[name] = rows[name]
-        wanted["file"], wanted["box"], wanted["mirror"] = rendition.files(samples), boxes, flips
-        wanted["tolerant"] = not rendition.clean
+        wanted["box"], wanted["mirror"], wanted["tolerant"] = boxes, flips, not rendition.clean
+        if rendition.in_memory and rendition.pixels is not None:
+            wanted["file"], wanted["length"] = MEMORY, rendition.pixels[0].nbytes
+            wanted["offset"] = rendition.pixels.ctypes.data + samples * rendition.pixels[0].nbytes
+        else:
+            wanted["file"] = rendition.files(samples)
         return _Batch(self._native, self._handle, self._under_way, rendition, samples, wanted, out)
 
     def cancel(self) -> None:
@@ -222,7 +226,7 @@ def _make(
         content.ctypes.data,
         content.nbytes,
         MEMORY,
-        native.e18_crc32c(content.ctypes.data, content.nbytes),
+        0,
         *size,
         box,
         0,

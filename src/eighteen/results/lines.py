@@ -51,6 +51,8 @@ def line(event: Event, *, num_steps: int | None = None) -> str:
 
 def _notes(event: Event) -> Iterator[str]:
     """What is worth a word only when it is so."""
+    if event.get("kept"):
+        yield f"pixels kept in {event['kept']} memory ({memory(event.get('kept_bytes', 0))})"
     if event.get("best") is True:
         yield "best so far"
     if event.get("skipped"):

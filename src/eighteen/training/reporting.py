@@ -108,7 +108,9 @@ class Reporter:
         self._state.step, self.is_best = step.number + 1, False
         if step.phase != self._phase:
             self._phase = step.phase
-            self._event("phase", phase=step.phase, size=step.size, batch=step.batch, epoch=step.epoch, step=step.number)
+            facts = {name: getattr(step, name) for name in ("phase", "size", "batch", "epoch")}
+            kept, kept_bytes = self._loader.kept_bytes[step.phase] or (None, 0)
+            self._event("phase", **facts, step=step.number, kept=kept, kept_bytes=kept_bytes)
         if before := self._reader.push(step, outcome):
             self._read(*before)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from eighteen.base.order import random_bits
 from eighteen.base.schedule import Step
 from eighteen.data.augment import augment
-from eighteen.data.loader import Batch
+from eighteen.data.maker import Batch
 from eighteen.training.job import Job
 from eighteen.training.models import check_logits
 from eighteen.training.optim import set_lr

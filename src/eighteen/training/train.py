@@ -98,6 +98,7 @@ def train_loader(this: Job, state: State) -> TrainLoader:
         device=this.device,
         channels=this.channels,
         rendition=recipe.data.rendition,
+        kept=recipe.data.keep,
         start=state.step,
     )
 

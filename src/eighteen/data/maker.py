@@ -1,0 +1,193 @@
+"""Batches out of cuts: which pictures, and which part of each, go in; pixels and labels on the device come out.
+
+The threads of a decoder do the work; while one batch is waited for, the next is in work already. Where pixels are kept,
+a batch decodes only those pictures that no batch before it has, whole, and is cropped from what is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eighteen.data.dataset import Rendition, Split
+from eighteen.data.decoder import Pending, Timings
+from eighteen.data.decoding import decoder
+from eighteen.data.kept import Kept, OnDevice
+from eighteen.data.prefetch import Sent, Slot, Transfer
+from eighteen.data.whole import are_whole, take
+
+IN_WORK = 2  # batches that are decoded at a time, so that no thread idles at the end of one
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """This rank's part of a batch; N may be 0 where there are more ranks than pairs of samples.
+
+    images: [N, C, H, W] uint8, channels_last, on the device      labels: [N] int64, on the device
+    ids, visits: [N] int64, on the host: which samples, and how often each had been seen before
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    visits: Tensor
+
+
+class Cut(NamedTuple):
+    """What a batch is made of: N samples of a rendition, their boxes and flips, and the size they are brought to."""
+
+    rendition: Rendition
+    samples: NDArray[np.int64]
+    visits: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    flips: NDArray[np.bool_]
+    width: int
+    height: int
+    kept: Kept | None
+
+
+class Sending(Protocol):
+    """A batch that is on its way to the device."""
+
+    def receive(self) -> Batch: ...
+
+
+class BatchMaker:
+    """Makes batches, with the threads and the memory that takes.
+
+    channels: 1 or 3      num_threads: that decode
+    """
+
+    def __init__(self, split: Split, device: torch.device, channels: int, num_threads: int) -> None:
+        self.stages = _Stages()
+        self._labels, self._channels = split.labels, channels
+        self._transfer = Transfer(device, num_slots=IN_WORK + 1)
+        self._decoder = decoder(num_threads)
+
+    def make(self, cuts: Iterable[Cut]) -> Iterator[Sending]:
+        """Batches in the order of their cuts."""
+        in_work = deque[_Filling]()
+        for cut in cuts:
+            in_work.append(self._begin(cut))
+            if len(in_work) == IN_WORK:
+                yield self._end(in_work.popleft())
+        while in_work:
+            yield self._end(in_work.popleft())
+
+    def cancel(self) -> None:
+        self._decoder.cancel()
+
+    def close(self) -> None:
+        self._decoder.close()
+
+    def _begin(self, cut: Cut) -> _Filling:
+        kept = cut.kept
+        if kept is None:
+            return self._fill(cut)
+        if kept.is_complete and isinstance(kept.place, Rendition):
+            return self._fill(_from_kept(cut, kept, kept.place))
+        return self._fill(_lacking(cut, kept), then=cut)
+
+    def _fill(self, cut: Cut, then: Cut | None = None) -> _Filling:
+        began = perf_counter()
+        slot = self._transfer.slot((len(cut.samples), cut.height, cut.width, self._channels))
+        self.stages.add(copy_s=perf_counter() - began)
+        out = slot.images.numpy()
+        if are_whole(cut.rendition, cut.boxes, out):
+            return _Filling(cut, slot, take(cut.rendition, cut.samples, cut.flips, out), then)
+        return _Filling(cut, slot, self._decoder.start(cut.rendition, cut.samples, cut.boxes, cut.flips, out), then)
+
+    def _end(self, filling: _Filling) -> Sending:
+        cut, slot, pending, then = filling
+        self.stages.add(**asdict(pending.result()))
+        if then is None or then.kept is None:
+            return _Arriving(self._send(slot, cut), cut)
+        kept = then.kept
+        if isinstance(kept.place, OnDevice):
+            parts = (cut.samples, then.samples, kept.boxes(then.samples, then.boxes), then.flips)
+            return _ArrivingParts(self._send(slot, then, *parts), then, kept.place)
+        kept.store(cut.samples, slot.images.numpy())
+        return self._end(self._fill(_from_kept(then, kept, kept.place)))
+
+    def _send(self, slot: Slot, cut: Cut, *others: NDArray[Any]) -> Sent:
+        began = perf_counter()
+        sent = self._transfer.send(slot, *(torch.from_numpy(one) for one in (self._labels[cut.samples], *others)))
+        self.stages.add(copy_s=perf_counter() - began)
+        return sent
+
+
+class _Filling(NamedTuple):
+    """Pictures that are being decoded: a batch, or what is not kept yet of the batch that comes ``then``."""
+
+    cut: Cut
+    slot: Slot
+    pending: Pending
+    then: Cut | None
+
+
+def _lacking(cut: Cut, kept: Kept) -> Cut:
+    """The pictures of a batch that are not kept yet, whole."""
+    samples = kept.missing(cut.samples)
+    rows, nothing = kept.source.index[samples], np.zeros(len(samples), np.int64)
+    boxes = np.stack([nothing, nothing, rows["width"], rows["height"]], axis=1).astype(np.float32)
+    return Cut(kept.source, samples, nothing, boxes, nothing.astype(bool), kept.size.width, kept.size.height, None)
+
+
+def _from_kept(cut: Cut, kept: Kept, place: Rendition) -> Cut:
+    """The same batch, out of pictures that are kept."""
+    return cut._replace(rendition=place, boxes=kept.boxes(cut.samples, cut.boxes), kept=None)
+
+
+class _Arriving(NamedTuple):
+    """A ``Sending`` of pictures."""
+
+    sent: Sent
+    cut: Cut
+
+    def receive(self) -> Batch:
+        images, labels = self.sent.receive()
+        return _batch(images, labels, self.cut)
+
+
+class _ArrivingParts(NamedTuple):
+    """A ``Sending`` of the pictures that the device lacks, and of which parts of which pictures make the batch."""
+
+    sent: Sent
+    cut: Cut
+    place: OnDevice
+
+    def receive(self) -> Batch:
+        lacking, labels, lacking_ids, ids, boxes, flips = self.sent.receive()
+        self.place.pixels[lacking_ids] = lacking
+        return _batch(self.place.crop(ids, boxes, flips, self.cut.height, self.cut.width), labels, self.cut)
+
+
+def _batch(images: Tensor, labels: Tensor, cut: Cut) -> Batch:
+    return Batch(images.permute(0, 3, 1, 2), labels, torch.from_numpy(cut.samples), torch.from_numpy(cut.visits))
+
+
+class _Stages:
+    """Seconds by stage, added by one thread and taken by another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = dict.fromkeys((*(field.name for field in fields(Timings)), "copy_s"), 0.0)
+
+    def add(self, **seconds: float) -> None:
+        with self._lock:
+            for stage, more in seconds.items():
+                self._seconds[stage] += more
+
+    def take(self) -> dict[str, float]:
+        with self._lock:
+            taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        return taken
