@@ -1,5 +1,6 @@
 // Threads that fill batches: one queue, first come, first filled.
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
@@ -15,6 +16,7 @@
 
 #include <jpeglib.h>
 
+#include "clock.h"
 #include "crc32c.h"
 #include "eighteen.h"
 #include "picture.h"
@@ -39,6 +41,15 @@ struct e18_batch {
 namespace {
 
 constexpr size_t TINY = 64;  // raw samples that a thread takes at once: each is done in microseconds
+constexpr auto PATIENCE = std::chrono::seconds(2);  // with a read that is stuck, once nobody wants its result
+
+// What a thread is at: a sample of a batch, or of none.
+struct Place {
+  e18_batch* batch = nullptr;
+  size_t sample = 0;
+  uint64_t since_ns = 0;
+  const PictureMaker* maker = nullptr;
+};
 
 }  // namespace
 
@@ -47,7 +58,9 @@ struct e18_decoder {
   std::condition_variable has_work, has_result;
   std::deque<e18_batch*> queue;  // those with samples that no thread has begun
   std::list<std::unique_ptr<e18_batch>> batches;  // all that have not been waited for
+  std::list<Place> places;  // a thread each
   std::vector<std::thread> threads;
+  size_t num_running = 0;  // threads
   bool cancelled = false, closing = false;
 
   void run();
@@ -57,14 +70,17 @@ struct e18_decoder {
 void e18_decoder::run() {
   PictureMaker maker;
   std::unique_lock lock(mutex);
+  Place& place = places.emplace_back();
+  place.maker = &maker;
   while (true) {
     has_work.wait(lock, [&] { return closing || !queue.empty(); });
-    if (closing) return;
+    if (closing) break;
     e18_batch& batch = *queue.front();
     const size_t first = batch.begun;
     const size_t last = std::min(first + (batch.shape.raw_channels ? TINY : 1), batch.samples.size());
     batch.begun = last;
     if (last == batch.samples.size()) queue.pop_front();
+    place.batch = &batch, place.sample = first, place.since_ns = eighteen::now_ns();
     lock.unlock();
 
     e18_work work{};
@@ -79,6 +95,7 @@ void e18_decoder::run() {
     }
 
     lock.lock();
+    place.batch = nullptr;
     if (at < batch.blamed) {
       batch.blamed = at;
       std::snprintf(batch.message, sizeof batch.message, "%s", blamed.message);
@@ -89,6 +106,8 @@ void e18_decoder::run() {
     batch.done += last - first;
     if (batch.done == batch.samples.size()) has_result.notify_all();
   }
+  --num_running;
+  has_result.notify_all();
 }
 
 // With the mutex held.
@@ -134,7 +153,7 @@ int e18_make(const e18_sample* sample, e18_shape shape, uint8_t* pixels, int64_t
 e18_decoder* e18_open(int num_threads) try {
   auto decoder = std::make_unique<e18_decoder>();
   try {
-    for (int thread = 0; thread < num_threads; ++thread)
+    for (std::lock_guard lock(decoder->mutex); int(decoder->num_running) < num_threads; ++decoder->num_running)
       decoder->threads.emplace_back(&e18_decoder::run, decoder.get());
   } catch (const std::system_error&) {
     e18_close(decoder.release());
@@ -150,15 +169,16 @@ void e18_cancel(e18_decoder* decoder) {
   decoder->cancel();
 }
 
-void e18_close(e18_decoder* decoder) {
-  {
-    std::lock_guard lock(decoder->mutex);
-    decoder->cancel();
-    decoder->closing = true;
-    decoder->has_work.notify_all();
-  }
-  for (std::thread& thread : decoder->threads) thread.join();
-  delete decoder;
+int e18_close(e18_decoder* decoder) {
+  std::unique_lock lock(decoder->mutex);
+  decoder->cancel();
+  decoder->closing = true;
+  decoder->has_work.notify_all();
+  const bool ended = decoder->has_result.wait_for(lock, PATIENCE, [&] { return decoder->num_running == 0; });
+  lock.unlock();
+  for (std::thread& thread : decoder->threads) ended ? thread.join() : thread.detach();
+  if (ended) delete decoder;
+  return ended;
 }
 
 e18_batch* e18_submit(e18_decoder* decoder, const e18_sample* samples, int64_t num_samples, e18_shape shape,
@@ -179,10 +199,25 @@ e18_batch* e18_submit(e18_decoder* decoder, const e18_sample* samples, int64_t n
   return nullptr;
 }
 
-void e18_wait(e18_decoder* decoder, e18_batch* batch, e18_work* work, char* message, int message_size) {
+int e18_wait(e18_decoder* decoder, e18_batch* batch, e18_work* work, char* message, int message_size) {
   std::unique_lock lock(decoder->mutex);
-  decoder->has_result.wait(lock, [&] { return batch->done == batch->samples.size(); });
+  const auto is_filled = [&] { return batch->done == batch->samples.size(); };
+  decoder->has_result.wait(lock, [&] { return is_filled() || decoder->cancelled; });
+  if (!decoder->has_result.wait_for(lock, PATIENCE, is_filled)) return 0;
   *work = batch->work;
   std::snprintf(message, message_size, "%s", batch->message);
   decoder->batches.remove_if([&](const auto& owned) { return owned.get() == batch; });
+  return 1;
+}
+
+e18_batch* e18_slowest(e18_decoder* decoder, int64_t* place, int32_t* stage, double* seconds) {
+  std::lock_guard lock(decoder->mutex);
+  const Place* slowest = nullptr;
+  for (const Place& one : decoder->places)
+    if (one.batch && (!slowest || one.since_ns < slowest->since_ns)) slowest = &one;
+  if (!slowest) return nullptr;
+  *place = static_cast<int64_t>(slowest->sample);
+  *stage = slowest->maker->stage();
+  *seconds = 1e-9 * double(eighteen::now_ns() - slowest->since_ns);
+  return slowest->batch;
 }

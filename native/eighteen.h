@@ -76,15 +76,21 @@ E18_API e18_decoder *e18_open(int num_threads);
 // Every sample that no thread has begun becomes E18_CANCELLED, at once and from now on. Safe from any thread.
 E18_API void e18_cancel(e18_decoder *decoder);
 // Cancels, ends the threads, and frees; batches that nobody waited for too. No other call may be under way.
-E18_API void e18_close(e18_decoder *decoder);
+// false: a thread is stuck in a read, and after 2 s the decoder was left to it; all that it may write to must live on.
+E18_API int e18_close(e18_decoder *decoder);
 
 // pixels: [num_samples, height, width, channels]      statuses, details: [num_samples]
 // NULL if there is no memory for it.
 E18_API e18_batch *e18_submit(e18_decoder *decoder, const e18_sample *samples, int64_t num_samples, e18_shape shape,
                               uint8_t *pixels, int32_t *statuses, int64_t *details);
-// Waits until the batch is filled, and frees it.
+// Waits until the batch is filled, and frees it; true. After a cancellation false, if a thread is stuck in a read for 2 s
+// more: the batch is left to it, and may not be waited for again.
 // message: of the first sample that has one, at most `message_size` bytes with the final zero
-E18_API void e18_wait(e18_decoder *decoder, e18_batch *batch, e18_work *work, char *message, int message_size);
+E18_API int e18_wait(e18_decoder *decoder, e18_batch *batch, e18_work *work, char *message, int message_size);
+
+// The sample that a thread has been at for longest: its batch (NULL if there is none), place, stage, and for how long.
+enum { E18_READING = 0, E18_DECODING = 1 };
+E18_API e18_batch *e18_slowest(e18_decoder *decoder, int64_t *place, int32_t *stage, double *seconds);
 
 #ifdef __cplusplus
 }

@@ -70,6 +70,7 @@ Outcome PictureMaker::make(const e18_sample& sample, const e18_shape& shape, uin
   if (!is_within(sample)) return {E18_BAD_BOX};
   if (uint64_t(sample.width) * sample.height > MAX_PIXELS || sample.length > MAX_BYTES) return {E18_TOO_LARGE};
   const uint64_t began = now_ns();
+  stage_.store(E18_READING, std::memory_order_relaxed);
   if (Outcome outcome = read(sample); outcome.status != E18_OK) return outcome;
   const uint64_t have_read = now_ns();
   work.read_ns += have_read - began;
@@ -77,6 +78,7 @@ Outcome PictureMaker::make(const e18_sample& sample, const e18_shape& shape, uin
   if (sample.fd != E18_MEMORY && crc32c(bytes_, sample.length) != sample.crc32c) return {E18_CHECKSUM};
   const uint64_t verified = now_ns();
   work.verify_ns += verified - have_read;
+  stage_.store(E18_DECODING, std::memory_order_relaxed);
   try {
     uint64_t source_ns = 0;
     const Outcome outcome = shape.raw_channels ? from_raw(sample, shape, pixels, source_ns)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -21,6 +22,9 @@ struct Outcome {
 // One thread's means to fill the place of one sample: reads, verifies, decodes, resizes. Its memory is kept.
 class PictureMaker {
  public:
+  // E18_READING or E18_DECODING, for other threads to see.
+  int32_t stage() const { return stage_.load(std::memory_order_relaxed); }
+
   // pixels: [shape.height, shape.width, shape.channels]      work: what it took is added
   Outcome make(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, e18_work& work);
 
@@ -28,6 +32,8 @@ class PictureMaker {
   Outcome read(const e18_sample& sample);
   Outcome from_jpeg(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns);
   Outcome from_raw(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns);
+
+  std::atomic<int32_t> stage_{E18_READING};
 
   struct Free {
     void operator()(uint8_t* bytes) const { std::free(bytes); }

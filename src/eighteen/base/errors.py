@@ -5,6 +5,7 @@ EighteenError                      1  a bug, if it is raised as itself
 │   └── RecipeError                2  a key or value of a recipe
 ├── DataError (ValueError)         3  sources or a dataset that cannot be used
 ├── MachineError                   4  this machine cannot do what was asked
+│   └── Stalled                    4  pictures are late; whoever waits may go on waiting
 ├── Diverged                       5  the loss was not finite three steps in a row
 ├── BudgetSpent                    6  time or money ended before the target
 ├── PeerLost                       7  another rank is gone
@@ -51,6 +52,10 @@ class DataError(EighteenError, ValueError):
 
 class MachineError(EighteenError):
     exit_code = 4
+
+
+class Stalled(MachineError):
+    pass
 
 
 class Diverged(EighteenError):

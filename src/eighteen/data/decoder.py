@@ -6,7 +6,7 @@ There are two that do the same: ``native``, fast, and ``reference``, slow and ob
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,15 @@ class Timings:
     verify_s: float = 0.0
     decode_s: float = 0.0
     resize_s: float = 0.0
+
+
+class Slow(NamedTuple):
+    """The sample that a decoder's thread has been at for longest."""
+
+    stage: str  # "read" or "decode"
+    rendition: Rendition
+    sample: int
+    seconds: float
 
 
 class Pending(Protocol):
@@ -54,12 +63,16 @@ class Decoder(Protocol):
         """
         ...
 
+    def slowest(self) -> Slow | None:
+        """What it waits for, or None if no thread is at anything. Safe from any thread."""
+        ...
+
     def cancel(self) -> None:
         """Let what is not begun yet never begin. Safe from any thread, and again."""
         ...
 
     def close(self) -> None:
-        """Cancel, and end the threads: at most the few pictures that are being decoded are waited for."""
+        """Cancel, and end the threads: the few pictures that are being decoded are waited for."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from eighteen.base.errors import RecipeError, did_you_mean
+from eighteen.base.errors import RecipeError, Stalled, did_you_mean
 from eighteen.base.hardware import available_bytes, num_cpus
 from eighteen.base.order import Order
 from eighteen.base.recipe import Augment, Eval
@@ -38,6 +38,7 @@ class TrainLoader:
     rendition: a name, or "auto": the smallest that suffices, see ``choose_rendition``
     kept: where decoded pixels are kept, see ``kept``
     num_threads: that decode; by default this rank's share of the processors      prefetch: batches decoded ahead
+    patience_s: how long ``next`` waits for a batch before it raises Stalled, with what it waits for; ask again to go on
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class TrainLoader:
         kept: Setting = "never",
         num_threads: int | None = None,
         prefetch: int = 3,
+        patience_s: float | None = None,
         start: int = 0,
     ) -> None:
         self._split, self._schedule, self._order, self._world = split, schedule, order, world
@@ -63,12 +65,13 @@ class TrainLoader:
         self._free = _free_memory(world, device)
         self.kept_bytes: dict[int, tuple[str, int] | None] = {}  # by phase: "host" or "device", and how much
         self._maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
-        self._prefetch = prefetch
+        self._prefetch, self._patience_s = prefetch, patience_s
         self._ahead: Ahead[tuple[Step, Sending]] | None = None
         self._reported_wait_s = 0.0
 
     def __enter__(self) -> Self:
-        self._ahead = Ahead(self._made(), depth=self._prefetch)
+        patience = {"patience_s": self._patience_s, "late": self._stalled}
+        self._ahead = Ahead(self._made(), depth=self._prefetch, **patience)
         return self
 
     def __exit__(
@@ -98,6 +101,16 @@ class TrainLoader:
         if self._ahead:
             self._ahead.close()
         self._maker.close()
+
+    def _stalled(self) -> Stalled:
+        slow = self._maker.slowest()
+        if slow is None:
+            what, got = "make the next batch", f"nothing for {self._patience_s:g} s"
+        else:
+            shard = slow.rendition.shards[slow.rendition.index[slow.sample]["shard"]]
+            what = f"{slow.stage} sample {slow.sample} of {shard} in {slow.rendition.root}"
+            got = f"no end of it for {slow.seconds:.1f} s"
+        return Stalled(what, got=got, need="a disk that answers", hint="wait, or stop and go on later with --resume")
 
     def _made(self) -> Iterator[tuple[Step, Sending]]:
         steps = deque[Step]()

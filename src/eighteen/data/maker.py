@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eighteen.data.dataset import Rendition, Split
-from eighteen.data.decoder import Pending, Timings
+from eighteen.data.decoder import Pending, Slow, Timings
 from eighteen.data.decoding import decoder
 from eighteen.data.kept import Kept, OnDevice
 from eighteen.data.prefetch import Sent, Slot, Transfer
@@ -82,6 +82,9 @@ class BatchMaker:
                 yield self._end(in_work.popleft())
         while in_work:
             yield self._end(in_work.popleft())
+
+    def slowest(self) -> Slow | None:
+        return self._decoder.slowest()
 
     def cancel(self) -> None:
         self._decoder.cancel()

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 import eighteen.data
 from eighteen.base.errors import MachineError
 from eighteen.data.dataset import Rendition
-from eighteen.data.decoder import Timings, undecodable
+from eighteen.data.decoder import Slow, Timings, undecodable
 
 INTERFACE = 1  # of native/eighteen.h
 FILE = "libeighteen_native.so"
 MESSAGE_BYTES = 200  # JMSG_LENGTH_MAX of libjpeg
 
 OK, CANCELLED, READ_FAILED, SHORT, CHECKSUM, NO_MEMORY, NOT_DECODED, WARNED, WRONG_SIZE, TOO_LARGE, BAD_BOX = range(11)
+STAGES = ("read", "decode")
 MEMORY = -1  # in place of a file: the offset is an address
 
 SAMPLE = np.dtype(
@@ -66,9 +67,10 @@ def library() -> ctypes.CDLL | None:
         "e18_crc32c": (ctypes.c_uint32, pointer, ctypes.c_uint64),
         "e18_open": (pointer, number),
         "e18_cancel": (None, pointer),
-        "e18_close": (None, pointer),
+        "e18_close": (number, pointer),
+        "e18_slowest": (pointer, pointer, pointer, pointer, pointer),
         "e18_submit": (pointer, pointer, pointer, ctypes.c_int64, _Shape, pointer, pointer, pointer),
-        "e18_wait": (None, pointer, pointer, pointer, ctypes.c_char_p, number),
+        "e18_wait": (number, pointer, pointer, pointer, ctypes.c_char_p, number),
         "e18_make": (number, pointer, _Shape, pointer, pointer, ctypes.c_char_p, number),
     }
     for name, (result, *arguments) in signatures.items():
@@ -120,6 +122,14 @@ class NativeDecoder:
             wanted["file"] = rendition.files(samples)
         return _Batch(self._native, self._handle, self._under_way, rendition, samples, wanted, out)
 
+    def slowest(self) -> Slow | None:
+        if not self._end.alive:
+            return None
+        place, stage, seconds = ctypes.c_int64(), ctypes.c_int32(), ctypes.c_double()
+        handle = self._native.e18_slowest(self._handle, *map(ctypes.byref, (place, stage, seconds)))
+        batch = next((batch for batch in list(self._under_way) if batch.handle == handle), None)
+        return batch and Slow(STAGES[stage.value], batch.rendition, int(batch.samples[place.value]), seconds.value)
+
     def cancel(self) -> None:
         if self._end.alive:
             self._native.e18_cancel(self._handle)
@@ -129,8 +139,12 @@ class NativeDecoder:
 
 
 def _close(native: ctypes.CDLL, handle: int, under_way: set[_Batch]) -> None:
-    native.e18_close(handle)
+    if not native.e18_close(handle):
+        _STUCK.append(set(under_way))  # a thread may still write to them
     under_way.clear()
+
+
+_STUCK: list[set[_Batch]] = []
 
 
 class _Batch:
@@ -147,14 +161,14 @@ class _Batch:
         out: NDArray[np.uint8],
     ) -> None:
         assert out.flags.c_contiguous
-        self._native, self._handle, self._under_way = native, handle, under_way
-        self._rendition, self._samples, self._wanted, self._out = rendition, samples, wanted, out
+        self._native, self._decoder, self._under_way = native, handle, under_way
+        self.rendition, self.samples, self._wanted, self._out = rendition, samples, wanted, out
         self._statuses, self._details = np.zeros(len(wanted), np.int32), np.zeros(len(wanted), np.int64)
         raw_channels = 0 if rendition.pixels is None else rendition.pixels.shape[3]
         shape = _Shape(*out.shape[1:], raw_channels)
         arrays = (array.ctypes.data for array in (out, self._statuses, self._details))
-        self._batch = native.e18_submit(handle, wanted.ctypes.data, len(wanted), shape, *arrays)
-        if not self._batch:
+        self.handle = native.e18_submit(handle, wanted.ctypes.data, len(wanted), shape, *arrays)
+        if not self.handle:
             raise MemoryError("no memory for a batch")
         under_way.add(self)
 
@@ -162,7 +176,8 @@ class _Batch:
         if self not in self._under_way:
             raise CancelledError  # the decoder was closed
         work, message = _Work(), ctypes.create_string_buffer(MESSAGE_BYTES)
-        self._native.e18_wait(self._handle, self._batch, ctypes.byref(work), message, MESSAGE_BYTES)
+        if not self._native.e18_wait(self._decoder, self.handle, ctypes.byref(work), message, MESSAGE_BYTES):
+            raise CancelledError  # a thread is stuck in a read, and may still write to this
         self._under_way.discard(self)
         bad = np.flatnonzero(self._statuses)
         if len(bad):
@@ -171,7 +186,7 @@ class _Batch:
 
     def _failure(self, place: int, message: str) -> Exception:
         status, detail = int(self._statuses[place]), int(self._details[place])
-        rendition, sample = self._rendition, int(self._samples[place])
+        rendition, sample = self.rendition, int(self.samples[place])
         if status == CANCELLED:
             return CancelledError()
         if status == READ_FAILED:

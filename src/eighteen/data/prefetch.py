@@ -9,7 +9,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,10 +33,20 @@ class Ahead(Generic[T]):
     and again.
 
     ``close`` ends the thread as soon as the item in work is done, full queue or not; no item comes after it.
+
+    patience_s: how long the consumer waits before it gets what ``late`` returns, raised; it may then ask again
     """
 
-    def __init__(self, items: Iterator[T], *, depth: int) -> None:
+    def __init__(
+        self,
+        items: Iterator[T],
+        *,
+        depth: int,
+        patience_s: float | None = None,
+        late: Callable[[], Exception] = TimeoutError,
+    ) -> None:
         self.waited_s = 0.0  # how long the consumer has waited, all in all
+        self._patience_s, self._late = patience_s, late
         self._items = items
         self._ready: queue.Queue[T | _Failure | _End] = queue.Queue(depth)
         self._last: _Failure | _End | None = None
@@ -50,8 +60,12 @@ class Ahead(Generic[T]):
 
     def __next__(self) -> T:
         began = time.perf_counter()
-        item = self._last or self._ready.get()
-        self.waited_s += time.perf_counter() - began
+        try:
+            item = self._last or self._ready.get(timeout=self._patience_s)
+        except queue.Empty:
+            raise self._late() from None
+        finally:
+            self.waited_s += time.perf_counter() - began
         if isinstance(item, _Failure):
             self._last = item
             raise item.cause

@@ -6,6 +6,7 @@ It is the oracle that the native decoder is compared with, and what runs where t
 from __future__ import annotations
 
 import io
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eighteen.data.dataset import Rendition
-from eighteen.data.decoder import Timings, undecodable
+from eighteen.data.decoder import Slow, Timings, undecodable
 
 ABOUT = f"reference (Pillow {PIL.__version__})"
 CHUNK = 8  # pictures a task: small enough that threads end together, large enough that handing them out costs nothing
+_At = dict[int, tuple[str, Rendition, int, float]]  # by thread: stage, rendition, sample, since when
 MODES = {1: "L", 3: "RGB"}  # channels -> what Pillow calls it
 
 
@@ -28,6 +30,7 @@ class ReferenceDecoder:
 
     def __init__(self, num_threads: int) -> None:
         self._pool = ThreadPoolExecutor(num_threads, "eighteen-decode")  # starts its threads with the first picture
+        self._at: _At = {}
 
     def start(
         self,
@@ -39,7 +42,13 @@ class ReferenceDecoder:
     ) -> _Batch:
         chunks = (slice(first, first + CHUNK) for first in range(0, len(samples), CHUNK))
         submit = self._pool.submit
-        return _Batch([submit(_decode_chunk, rendition, samples[c], boxes[c], flips[c], out[c]) for c in chunks])
+        return _Batch(
+            [submit(_decode_chunk, self._at, rendition, samples[c], boxes[c], flips[c], out[c]) for c in chunks]
+        )
+
+    def slowest(self) -> Slow | None:
+        at = min(self._at.copy().values(), key=lambda one: one[3], default=None)
+        return at and Slow(*at[:3], time.monotonic() - at[3])
 
     def cancel(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -70,6 +79,7 @@ def decode(source: bytes | NDArray[np.uint8], box: list[float], shape: tuple[int
 
 
 def _decode_chunk(
+    at: _At,
     rendition: Rendition,
     samples: NDArray[np.int64],
     boxes: NDArray[np.float32],
@@ -79,8 +89,10 @@ def _decode_chunk(
     read_s = decode_s = 0.0
     for sample, box, flip, target in zip(samples.tolist(), boxes.tolist(), flips.tolist(), out, strict=True):
         began = time.perf_counter()
+        at[threading.get_ident()] = ("read", rendition, sample, time.monotonic())
         source = rendition.read(sample) if rendition.pixels is None else rendition.read_raw(sample)
         read = time.perf_counter()
+        at[threading.get_ident()] = ("decode", rendition, sample, time.monotonic())
         try:
             pixels = decode(source, box, target.shape)
         except Exception as error:  # Pillow raises many kinds; whichever, the sample is to blame
@@ -88,6 +100,7 @@ def _decode_chunk(
         target[...] = pixels[:, ::-1] if flip else pixels
         read_s += read - began
         decode_s += time.perf_counter() - read
+    at.pop(threading.get_ident(), None)
     return Timings(read_s=read_s, decode_s=decode_s)
 
 

@@ -148,6 +148,9 @@ class Reporter:
             facts = {"bytes": num_bytes, "seconds": seconds, "best": self.is_best}
             self._event("checkpoint", step=self._state.step, path=path.name, **facts)
 
+    def warn(self, text: str) -> None:
+        self._event("warning", text=text)
+
     def ended(self, reason: str) -> Evaluation | None:
         """The run ended as it should; returns its last evaluation."""
         self._flush()

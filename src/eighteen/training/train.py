@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from eighteen.base.errors import Diverged, Stopped, UsageError
+from eighteen.base.errors import Diverged, Stalled, Stopped, UsageError
 from eighteen.base.events import OnEvent
 from eighteen.base.recipe import Recipe
 from eighteen.base.result import Result
@@ -20,6 +20,7 @@ from eighteen.base.schedule import Step
 from eighteen.base.world import World
 from eighteen.data.dataset import Dataset
 from eighteen.data.loader import TrainLoader
+from eighteen.data.maker import Batch
 from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
 from eighteen.training.evaluate import Evaluation, evaluate
@@ -28,6 +29,8 @@ from eighteen.training.reporting import MAX_STREAK, Reporter
 from eighteen.training.state import State
 from eighteen.training.step import train_step
 from eighteen.training.stopping import StopSignals
+
+PATIENCE_S = 5.0  # with a batch that does not come, before the run says why
 
 
 def train(
@@ -49,7 +52,7 @@ def train(
     with dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model)
         with train_loader(this, state) as loader, Reporter(this, state, loader, on_event) as report:
-            for now, batch in loader:
+            for now, batch in patiently(loader, report):
                 is_logged, asks = report.is_logged(now), report.asks(signals.requested)
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
@@ -99,8 +102,20 @@ def train_loader(this: Job, state: State) -> TrainLoader:
         channels=this.channels,
         rendition=recipe.data.rendition,
         kept=recipe.data.keep,
+        patience_s=PATIENCE_S,
         start=state.step,
     )
+
+
+def patiently(loader: TrainLoader, report: Reporter) -> Iterator[tuple[Step, Batch]]:
+    """The loader's batches. Where one is late the run says what it waits for, and waits on."""
+    while True:
+        try:
+            yield next(loader)
+        except StopIteration:
+            return
+        except Stalled as late:
+            report.warn(f"{late.tried}: {late.got}")
 
 
 def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
