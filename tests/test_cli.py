@@ -70,6 +70,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("pack nowhere", 3, "read nowhere: got nothing there"),
         ("pack DATA x.e18 --renditions big", 2, "--renditions: got 'big'"),
         ("check nowhere.e18", 3, "nowhere.e18"),
+        ("bench loader nowhere.e18", 3, "open nowhere.e18: got nothing there"),
+        ("bench loader DATA --threads 1,0", 2, "--threads: got 0, need 1 or more"),
+        ("bench loader DATA --threads many", 2, "--threads: got 'many'"),
+        ("bench loder", 2, 'Did you mean "loader"'),
         ("recipes smal", 2, "did you mean 'small'"),
     ],
 )

@@ -32,6 +32,8 @@ app = App(
     version=lambda: _version(),
     help_format="plaintext",
 )
+bench = App(name="bench", help="Measure how fast this machine is.", help_format="plaintext")
+app.command(bench)
 
 
 def entry() -> NoReturn:
@@ -312,6 +314,56 @@ def demo(folder: Path = Path("demo"), *, samples: int = 3000) -> None:
     from eighteen.demo.tour import run_demo
 
     raise SystemExit(run_demo(folder, num_samples=samples))
+
+
+@bench.command
+def loader(
+    dataset: Path | None = None,
+    *,
+    threads: str = "",
+    pictures: int = 1024,
+    batch: int = 256,
+    repeats: int = 5,
+    decode_only: bool = False,
+    json: Path | None = None,
+) -> None:
+    """Measure the loader: CPU time a picture, images a second, scaling over threads, bytes, stages, memory.
+
+    Args:
+        dataset: A packed dataset, whose train split is read; drawn pictures if left out.
+        threads: How many decode, e.g. 1,2,8; if left out 1, 2, 4 ... up to all processors.
+        pictures: Of a pass; a smaller dataset is repeated.
+        batch: Pictures of a batch.
+        repeats: Passes a setting, all settings in turns.
+        decode_only: Also decode the same pictures from memory without the loader, to see what that costs.
+        json: A file to write the figures to.
+    """
+    from tempfile import TemporaryDirectory
+
+    from eighteen.advice.feeding import thread_counts
+    from eighteen.advice.passes import bench as measure
+    from eighteen.base.hardware import num_cpus
+    from eighteen.demo.sheets import pack_sheets
+    from eighteen.results import feeding, packing
+
+    counts = _numbers("--threads", threads) or thread_counts(num_cpus())
+    for flag, value in {"threads": min(counts), "pictures": pictures, "batch": batch, "repeats": repeats}.items():
+        if value < 1:
+            raise UsageError(f"--{flag}", got=str(value), need="1 or more", hint=f"eighteen bench loader --{flag} 1")
+    with TemporaryDirectory() as folder, packing.progress(_console(stderr=True), "measuring") as on_progress:
+        found = measure(
+            dataset or pack_sheets(Path(folder)),
+            threads=counts,
+            num_pictures=pictures,
+            batch=batch,
+            num_repeats=repeats,
+            with_bare=decode_only,
+            on_progress=on_progress,
+        )
+    _console().print(feeding.show(found))
+    if json is not None:
+        feeding.write(found, json)
+        print(f"wrote {json}")
 
 
 def _show(error: EighteenError) -> int:

@@ -108,8 +108,6 @@ class NativeDecoder:
         flips: NDArray[np.bool_],
         out: NDArray[np.uint8],
     ) -> _Batch:
-        if not self._end.alive:
-            raise CancelledError
         rows = rendition.index[samples]
         wanted = np.zeros(len(samples), SAMPLE)
         for name in ("offset", "length", "crc32c", "width", "height"):
@@ -120,6 +118,14 @@ class NativeDecoder:
             wanted["offset"] = rendition.pixels.ctypes.data + samples * rendition.pixels[0].nbytes
         else:
             wanted["file"] = rendition.files(samples)
+        return self.fill(rendition, samples, wanted, out)
+
+    def fill(
+        self, rendition: Rendition, samples: NDArray[np.int64], wanted: NDArray[np.void], out: NDArray[np.uint8]
+    ) -> _Batch:
+        """As ``start``, of bytes that lie anywhere: ``wanted`` is [N] of SAMPLE, and what it points to must stay."""
+        if not self._end.alive:
+            raise CancelledError
         return _Batch(self._native, self._handle, self._under_way, rendition, samples, wanted, out)
 
     def slowest(self) -> Slow | None:

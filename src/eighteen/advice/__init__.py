@@ -1,0 +1,1 @@
+"""Measurements, and what follows from them."""
