@@ -1,0 +1,186 @@
+#include "idct.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "processor.h"
+
+#define INLINE inline __attribute__((always_inline))
+
+namespace eighteen {
+namespace {
+
+// Eight columns at once, in the compiler's vectors: it makes of them what a processor has. Unsigned, so that they wrap.
+using Words = uint16_t __attribute__((vector_size(16)));
+using SignedWords = int16_t __attribute__((vector_size(16)));
+using Longs = uint32_t __attribute__((vector_size(32)));
+using SignedLongs = int32_t __attribute__((vector_size(32)));
+
+constexpr int FRACTION = 13;  // bits of the constants below a unit
+constexpr int PASS1 = 2;  // bits below a unit between the passes
+
+constexpr uint32_t fixed(double value) { return static_cast<uint32_t>(static_cast<int32_t>(value * (1 << FRACTION) + (value < 0 ? -0.5 : 0.5))); }
+
+INLINE Words load(const int16_t* from) {
+  Words words;
+  std::memcpy(&words, from, sizeof words);
+  return words;
+}
+
+INLINE Longs widened(const Words& words) {
+  return (Longs)__builtin_convertvector((SignedWords)words, SignedLongs);
+}
+
+// Rounded to units of 2^shift, and saturated.
+INLINE Words narrowed(const Longs& longs, int shift) {
+  const SignedLongs value = (SignedLongs)(longs + (1u << (shift - 1))) >> shift;
+  const SignedLongs low = value < -32768 ? value * 0 - 32768 : value;
+  const SignedLongs high = low > 32767 ? low * 0 + 32767 : low;
+  return (Words)__builtin_convertvector(high, SignedWords);
+}
+
+INLINE void dequantize(const int16_t* block, const int16_t* quants, Words* rows) {
+  for (int y = 0; y < 8; ++y) rows[y] = load(block + 8 * y) * load(quants + 8 * y);
+}
+
+INLINE void transpose(Words* rows) {
+  Words a[8], b[8];
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = __builtin_shufflevector(rows[i], rows[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    a[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    b[2 * i] = __builtin_shufflevector(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[2 * i] = __builtin_shufflevector(b[i], b[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    rows[2 * i + 1] = __builtin_shufflevector(b[i], b[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+}
+
+// One dimension of eight columns (Loeffler, Ligtenberg and Moschytz 1989, with 12 multiplications).
+INLINE void transform8(Words* rows, int shift) {
+  const Longs in2 = widened(rows[2]), in6 = widened(rows[6]);
+  const Longs middle = (in2 + in6) * fixed(0.541196100);
+  const Longs even2 = middle - in6 * fixed(1.847759065), even3 = middle + in2 * fixed(0.765366865);
+  const Longs even0 = widened(rows[0] + rows[4]) << FRACTION, even1 = widened(rows[0] - rows[4]) << FRACTION;
+  const Longs sums[4] = {even0 + even3, even1 + even2, even1 - even2, even0 - even3};
+
+  const Longs in1 = widened(rows[1]), in3 = widened(rows[3]), in5 = widened(rows[5]), in7 = widened(rows[7]);
+  const Longs in73 = widened(rows[7] + rows[3]), in51 = widened(rows[5] + rows[1]);
+  const Longs all = (in73 + in51) * fixed(1.175875602);
+  const Longs z1 = (in7 + in1) * fixed(0.899976223), z2 = (in5 + in3) * fixed(2.562915447);
+  const Longs z3 = all - in73 * fixed(1.961570560), z4 = all - in51 * fixed(0.390180644);
+  const Longs odds[4] = {in1 * fixed(1.501321110) - z1 + z4, in3 * fixed(3.072711026) - z2 + z3,
+                         in5 * fixed(2.053119869) - z2 + z4, in7 * fixed(0.298631336) - z1 + z3};
+  for (int i = 0; i < 4; ++i) rows[i] = narrowed(sums[i] + odds[i], shift), rows[7 - i] = narrowed(sums[i] - odds[i], shift);
+}
+
+// To four samples; the fifth coefficient has no part in them.
+INLINE void transform4(const Words* rows, Words* out, int shift) {
+  const Longs even0 = widened(rows[0]) << (FRACTION + 1);
+  const Longs even2 = widened(rows[2]) * fixed(1.847759065) - widened(rows[6]) * fixed(0.765366865);
+  const Longs in1 = widened(rows[1]), in3 = widened(rows[3]), in5 = widened(rows[5]), in7 = widened(rows[7]);
+  const Longs odd0 = in1 * fixed(1.061594337) - in3 * fixed(2.172734803) + in5 * fixed(1.451774981) - in7 * fixed(0.211164243);
+  const Longs odd2 = in1 * fixed(2.562915447) + in3 * fixed(0.899976223) - in5 * fixed(0.601344887) - in7 * fixed(0.509795579);
+  out[0] = narrowed(even0 + even2 + odd2, shift), out[3] = narrowed(even0 + even2 - odd2, shift);
+  out[1] = narrowed(even0 - even2 + odd0, shift), out[2] = narrowed(even0 - even2 - odd0, shift);
+}
+
+// To two samples, of the first coefficient and the odd ones.
+INLINE void transform2(const Words* rows, Words* out, int shift) {
+  const Longs even = widened(rows[0]) << (FRACTION + 2);
+  const Longs odd = widened(rows[1]) * fixed(3.624509785) - widened(rows[3]) * fixed(1.272758580) +
+                    widened(rows[5]) * fixed(0.850430095) - widened(rows[7]) * fixed(0.720959822);
+  out[0] = narrowed(even + odd, shift), out[1] = narrowed(even - odd, shift);
+}
+
+uint8_t sample(int value) { return static_cast<uint8_t>(std::clamp(value + 128, 0, 255)); }
+
+template <int SIZE>
+INLINE void store(const Words& row, uint8_t* out) {
+  const SignedWords value = (SignedWords)row;
+  const SignedWords low = value < -128 ? value * 0 - 128 : value;
+  const SignedWords high = low > 127 ? low * 0 + 127 : low;
+  using Bytes = uint8_t __attribute__((vector_size(8)));
+  const Bytes bytes = __builtin_convertvector((Words)high + 128, Bytes);
+  std::memcpy(out, &bytes, SIZE);
+}
+
+INLINE void inverse8(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  Words rows[8];
+  dequantize(block, quants, rows);
+  transform8(rows, FRACTION - PASS1);
+  transpose(rows);
+  transform8(rows, FRACTION + PASS1 + 3);
+  transpose(rows);
+  for (int y = 0; y < 8; ++y) store<8>(rows[y], out + y * stride);
+}
+
+INLINE void inverse4(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  Words rows[8], half[8] = {};
+  dequantize(block, quants, rows);
+  transform4(rows, half, FRACTION - PASS1 + 1);
+  transpose(half);
+  Words columns[8] = {};
+  transform4(half, columns, FRACTION + PASS1 + 3 + 1);
+  transpose(columns);
+  for (int y = 0; y < 4; ++y) store<4>(columns[y], out + y * stride);
+}
+
+INLINE void inverse2(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  Words rows[8], half[8] = {};
+  dequantize(block, quants, rows);
+  transform2(rows, half, FRACTION - PASS1 + 2);
+  transpose(half);
+  Words columns[8] = {};
+  transform2(half, columns, FRACTION + PASS1 + 3 + 2);
+  transpose(columns);
+  for (int y = 0; y < 2; ++y) store<2>(columns[y], out + y * stride);
+}
+
+
+void inverse8_portable(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  inverse8(block, quants, out, stride);
+}
+void inverse4_portable(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  inverse4(block, quants, out, stride);
+}
+void inverse2_portable(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  inverse2(block, quants, out, stride);
+}
+
+#if defined(AVX2)
+AVX2 void inverse8_avx2(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  inverse8(block, quants, out, stride);
+}
+AVX2 void inverse4_avx2(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  inverse4(block, quants, out, stride);
+}
+AVX2 void inverse2_avx2(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
+  inverse2(block, quants, out, stride);
+}
+#endif
+
+}  // namespace
+
+InverseDct inverse_dct(int size) {
+#if defined(AVX2)
+  if (has_avx2()) return size == 8 ? inverse8_avx2 : size == 4 ? inverse4_avx2 : inverse2_avx2;
+#endif
+  return size == 8 ? inverse8_portable : size == 4 ? inverse4_portable : inverse2_portable;
+}
+
+void inverse_dct_flat(int size, int coefficient, int quant, uint8_t* out, ptrdiff_t stride) {
+  const int value = coefficient * quant;
+  if (size == 1) {  // libjpeg has no vector code for it, and takes the value modulo 1024
+    *out = sample(static_cast<int32_t>(static_cast<uint32_t>((value + 4) >> 3) << 22) >> 22);
+    return;
+  }
+  const int scaled = static_cast<int16_t>(value * (1 << PASS1));  // as the vector code has it, which wraps here
+  const uint8_t flat = sample((scaled + (1 << (PASS1 + 2))) >> (PASS1 + 3));
+  for (int y = 0; y < size; ++y) std::memset(out + y * stride, flat, static_cast<size_t>(size));
+}
+
+}  // namespace eighteen
