@@ -48,11 +48,12 @@ bool read_plain(const Bytes& bytes, Picture& picture) {
   }
   for (int row = 0; row < rows; ++row) {
     for (int column = 0; column < columns; ++column) {
-      if (!scan.begin_mcu()) return false;
+      if (!scan.read_mcu()) return false;
+      const eighteen::Scan::Block* block = scan.blocks();
       for (int c = 0; c < header.num_components; ++c) {
-        const auto [id, across, down, quant, dc, ac] = header.components[c];
-        for (int block = 0; block < across * down; ++block)
-          if (!scan.read(c, picture[c].at(column * across + block % across, row * down + block / across))) return false;
+        const int across = header.components[c].across, down = header.components[c].down;
+        for (int n = 0; n < across * down; ++n, ++block)
+          std::memcpy(picture[c].at(column * across + n % across, row * down + n / across), block->coefficients, 128);
       }
     }
     if (!scan.end_row()) return false;
@@ -67,8 +68,7 @@ bool skip_plain(const Bytes& bytes, const Picture& picture) {
   if (!header.parse(bytes.data(), bytes.size()) || !scan.start(header, bytes.data() + bytes.size())) return false;
   const auto& luma = header.components[0];
   for (int row = 0; row < picture[0].height / luma.down; ++row) {
-    for (int column = 0; column < picture[0].width / luma.across; ++column)
-      if (!scan.skip_mcu()) return false;
+    if (!scan.skip_mcus(picture[0].width / luma.across)) return false;
     if (!scan.end_row()) return false;
   }
   for (size_t c = 0; c < picture.size(); ++c)

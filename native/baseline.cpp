@@ -32,22 +32,24 @@ bool Baseline::start(int shrink, bool gray, int left, int right, int top, int bo
   first_column_ = std::max(left - reach_, 0) / mcu_width_, end_column_ = ceil_div(std::min(right + reach_, out_width), mcu_width_);
   row_ = 0;
   first_row_ = std::max(top - reach_, 0) / mcu_height_, end_row_ = ceil_div(std::min(bottom + reach_, out_height_), mcu_height_);
-  for (int c = 0; c < header_.num_components; ++c) plan(planes_[c], header_.components[c], shrink, c == 0 || !gray);
+  num_planes_ = gray ? 1 : header_.num_components;
+  for (int c = 0; c < header_.num_components; ++c) {
+    if (c < num_planes_) plan(planes_[c], header_.components[c], shrink);
+    if (c >= num_planes_ || planes_[c].size == 1) scan_.want_only_dc(c);
+  }
   return true;
 }
 
 // Chroma that is stored at half the size takes larger blocks when shrunk, as far as there are any, instead of being
 // upsampled: as in libjpeg's jdmaster.c.
-void Baseline::plan(Plane& plane, const Header::Component& component, int shrink, bool wanted) {
+void Baseline::plan(Plane& plane, const Header::Component& component, int shrink) {
   const Header::Component& luma = header_.components[0];
   const int across = luma.across / component.across, down = luma.down / component.down;
   const int grow = shrink > 1 && across == 2 && down == 2 ? 2 : 1;
-  plane.wanted = wanted;
   plane.across = component.across, plane.down = component.down;
   plane.size = 8 / shrink * grow;
   plane.is_half = across / grow == 2, plane.is_low = down / grow == 2;
   plane.width = ceil_div(header_.width * grow, across * shrink), plane.height = ceil_div(header_.height * grow, down * shrink);
-  if (!wanted) return;
   plane.inverse = inverse_dct(plane.size);
   plane.is_smooth = plane.is_half && shrink < 8 && plane.width > 2;  // as in jdsample.c
   for (int k = 0; k < 64; ++k) plane.quants[PLACES[k]] = header_.quants[component.quant][k];
@@ -96,51 +98,34 @@ const uint8_t* Baseline::upsampled(Plane& plane, int y) {
 
 bool Baseline::decode_row() {
   const bool is_wanted = row_ >= first_row_, is_last = row_ == end_row_ - 1;
-  const int end = is_last ? end_column_ : columns_;
-  for (int column = 0; column < end; ++column) {
-    const bool done = is_wanted && column >= first_column_ && column < end_column_ ? decode_mcu(column) : scan_.skip_mcu();
-    if (!done) return false;
+  int column = is_wanted ? first_column_ : 0;
+  if (!scan_.skip_mcus(column)) return false;
+  for (; is_wanted && column < end_column_; ++column) {
+    if (!scan_.read_mcu()) return false;
+    put_mcu(column);
   }
+  if (!is_last && !scan_.skip_mcus(columns_ - column)) return false;
   if (!scan_.end_row()) return false;
   if (is_wanted && reach_) extend_edges(planes_[1]), extend_edges(planes_[2]);
   ++row_;
   return true;
 }
 
-bool Baseline::decode_mcu(int column) {
-  if (!scan_.begin_mcu()) return false;
-  for (int c = 0; c < header_.num_components; ++c)
-    if (!decode_blocks(c, column)) return false;
-  return true;
-}
-
-bool Baseline::decode_blocks(int component, int column) {
-  Plane& plane = planes_[component];
-  for (int y = 0; y < plane.down; ++y) {
-    for (int x = 0; x < plane.across; ++x) {
-      if (!plane.wanted) {
-        if (!scan_.skip(component)) return false;
-        continue;
+void Baseline::put_mcu(int column) {
+  const Scan::Block* block = scan_.blocks();
+  for (Plane* plane = planes_; plane < planes_ + num_planes_; ++plane) {
+    for (int y = 0; y < plane->down; ++y) {
+      uint8_t* out = plane->row((row_ * plane->down + y) * plane->size) + column * plane->across * plane->size - plane->first;
+      for (int x = 0; x < plane->across; ++x, ++block, out += plane->size) {
+        const int16_t* coefficients = block->coefficients;
+        if (block->num == 1) {
+          inverse_dct_flat(plane->size, coefficients[0], plane->quants[0], out, plane->stride);
+        } else {
+          plane->inverse(coefficients, plane->quants, out, plane->stride);
+        }
       }
-      uint8_t* out = plane.row((row_ * plane.down + y) * plane.size) + (column * plane.across + x) * plane.size - plane.first;
-      if (!decode_block(component, out)) return false;
     }
   }
-  return true;
-}
-
-bool Baseline::decode_block(int component, uint8_t* out) {
-  const Plane& plane = planes_[component];
-  if (plane.size == 1) {
-    if (!scan_.skip(component)) return false;
-    inverse_dct_flat(1, scan_.dc(component), plane.quants[0], out, plane.stride);
-    return true;
-  }
-  std::memset(block_, 0, sizeof block_);
-  const int num = scan_.read(component, block_);
-  if (num > 1) plane.inverse(block_, plane.quants, out, plane.stride);
-  if (num == 1) inverse_dct_flat(plane.size, block_[0], plane.quants[0], out, plane.stride);
-  return num;
 }
 
 // Beyond the edges of a picture its outermost samples go on; within it, this is where nobody looks.

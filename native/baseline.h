@@ -32,7 +32,6 @@ class Baseline final : public Rows {
  private:
   // The samples of a component, as many rows of them as two rows of MCUs have.
   struct Plane {
-    bool wanted;
     int across, down;  // blocks in an MCU
     int size;  // samples of a block's side, shrunk
     int width, height;  // samples of the whole picture
@@ -48,11 +47,9 @@ class Baseline final : public Rows {
     uint8_t* row(int y);  // of the picture
   };
 
-  void plan(Plane& plane, const Header::Component& component, int shrink, bool wanted);
+  void plan(Plane& plane, const Header::Component& component, int shrink);
   bool decode_row();
-  bool decode_mcu(int column);
-  bool decode_blocks(int component, int column);
-  bool decode_block(int component, uint8_t* out);
+  void put_mcu(int column);
   void extend_edges(Plane& plane);
   const uint8_t* upsampled(Plane& plane, int y);
 
@@ -61,6 +58,7 @@ class Baseline final : public Rows {
   Scan scan_;
   const ColourKernels& colours_ = ColourKernels::here();
   Plane planes_[3];
+  int num_planes_ = 0;
   bool gray_ = false;
   int out_height_ = 0;  // pixels, shrunk like all others here
   int left_ = 0, right_ = 0, next_ = 0;  // columns, and the row to be read
@@ -68,7 +66,6 @@ class Baseline final : public Rows {
   int mcu_width_ = 0, mcu_height_ = 0;
   int columns_ = 0, first_column_ = 0, end_column_ = 0;  // of MCUs: all, and those wanted
   int row_ = 0, first_row_ = 0, end_row_ = 0;  // of MCUs: the next, and those wanted
-  alignas(32) int16_t block_[64];
 };
 
 }  // namespace eighteen
