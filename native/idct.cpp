@@ -5,6 +5,10 @@
 
 #include "processor.h"
 
+#if defined(AVX2)
+#include <immintrin.h>
+#endif
+
 #define INLINE inline __attribute__((always_inline))
 
 namespace eighteen {
@@ -19,7 +23,7 @@ using SignedLongs = int32_t __attribute__((vector_size(32)));
 constexpr int FRACTION = 13;  // bits of the constants below a unit
 constexpr int PASS1 = 2;  // bits below a unit between the passes
 
-constexpr uint32_t fixed(double value) { return static_cast<uint32_t>(static_cast<int32_t>(value * (1 << FRACTION) + (value < 0 ? -0.5 : 0.5))); }
+constexpr int fixed(double value) { return static_cast<int>(value * (1 << FRACTION) + 0.5); }
 
 INLINE Words load(const int16_t* from) {
   Words words;
@@ -152,8 +156,84 @@ void inverse2_portable(const int16_t* block, const int16_t* quants, uint8_t* out
 }
 
 #if defined(AVX2)
+#define INLINE_AVX2 inline __attribute__((target("avx2,bmi2"), always_inline))
+
+// first * a + second * b of each column, as 32 bits.
+struct Pairs {
+  __m256i words;
+
+  INLINE_AVX2 Pairs(__m128i first, __m128i second)
+      : words(_mm256_set_m128i(_mm_unpackhi_epi16(first, second), _mm_unpacklo_epi16(first, second))) {}
+  INLINE_AVX2 __m256i times(int32_t a, int32_t b) const {
+    return _mm256_madd_epi16(words, _mm256_set1_epi32(static_cast<int32_t>(static_cast<uint32_t>(b) << 16 | (a & 0xFFFF))));
+  }
+};
+
+// As transform8, two rows in each result: the first four of both, then the others.
+template <int SHIFT>
+INLINE_AVX2 void transform8_avx2(const __m128i* rows, __m256i* out) {
+  const Pairs in26(rows[2], rows[6]), in71(rows[7], rows[1]), in53(rows[5], rows[3]);
+  const Pairs in73_51(_mm_add_epi16(rows[7], rows[3]), _mm_add_epi16(rows[5], rows[1]));
+  const __m256i even2 = in26.times(fixed(0.541196100), fixed(0.541196100) - fixed(1.847759065));
+  const __m256i even3 = in26.times(fixed(0.541196100) + fixed(0.765366865), fixed(0.541196100));
+  const __m256i half = _mm256_set1_epi32(1 << (SHIFT - 1));
+  const auto scaled = [&](__m128i words) __attribute__((target("avx2,bmi2"), always_inline)) {
+    return _mm256_add_epi32(_mm256_slli_epi32(_mm256_cvtepi16_epi32(words), FRACTION), half);
+  };
+  const __m256i even0 = scaled(_mm_add_epi16(rows[0], rows[4])), even1 = scaled(_mm_sub_epi16(rows[0], rows[4]));
+  const __m256i sums[4] = {_mm256_add_epi32(even0, even3), _mm256_add_epi32(even1, even2), _mm256_sub_epi32(even1, even2),
+                           _mm256_sub_epi32(even0, even3)};
+
+  const __m256i z3 = in73_51.times(fixed(1.175875602) - fixed(1.961570560), fixed(1.175875602));
+  const __m256i z4 = in73_51.times(fixed(1.175875602), fixed(1.175875602) - fixed(0.390180644));
+  const __m256i odds[4] = {
+      _mm256_add_epi32(in71.times(-fixed(0.899976223), fixed(1.501321110) - fixed(0.899976223)), z4),
+      _mm256_add_epi32(in53.times(-fixed(2.562915447), fixed(3.072711026) - fixed(2.562915447)), z3),
+      _mm256_add_epi32(in53.times(fixed(2.053119869) - fixed(2.562915447), -fixed(2.562915447)), z4),
+      _mm256_add_epi32(in71.times(fixed(0.298631336) - fixed(0.899976223), -fixed(0.899976223)), z3)};
+  __m256i longs[8];
+  for (int i = 0; i < 4; ++i) {
+    longs[i] = _mm256_srai_epi32(_mm256_add_epi32(sums[i], odds[i]), SHIFT);
+    longs[7 - i] = _mm256_srai_epi32(_mm256_sub_epi32(sums[i], odds[i]), SHIFT);
+  }
+  for (int i = 0; i < 4; ++i) out[i] = _mm256_packs_epi32(longs[2 * i], longs[2 * i + 1]);
+}
+
+// Rows as transform8_avx2 leaves them.
+INLINE_AVX2 void transpose_avx2(const __m256i* pairs, __m128i* rows) {
+  __m256i quarters[4];  // rows 0 to 3 of two columns, of the other two, and rows 4 to 7
+  for (int i = 0; i < 2; ++i) {
+    const __m256i even = _mm256_unpacklo_epi16(pairs[2 * i], pairs[2 * i + 1]), odd = _mm256_unpackhi_epi16(pairs[2 * i], pairs[2 * i + 1]);
+    quarters[2 * i] = _mm256_unpacklo_epi16(even, odd), quarters[2 * i + 1] = _mm256_unpackhi_epi16(even, odd);
+  }
+  const __m256i columns[4] = {_mm256_unpacklo_epi64(quarters[0], quarters[2]), _mm256_unpackhi_epi64(quarters[0], quarters[2]),
+                              _mm256_unpacklo_epi64(quarters[1], quarters[3]), _mm256_unpackhi_epi64(quarters[1], quarters[3])};
+  for (int i = 0; i < 4; ++i) rows[i] = _mm256_castsi256_si128(columns[i]), rows[i + 4] = _mm256_extracti128_si256(columns[i], 1);
+}
+
 AVX2 void inverse8_avx2(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
-  inverse8(block, quants, out, stride);
+  __m128i rows[8];
+  for (int y = 0; y < 8; ++y) {
+    const __m128i* const row = reinterpret_cast<const __m128i*>(block + 8 * y);
+    rows[y] = _mm_mullo_epi16(_mm_loadu_si128(row), _mm_loadu_si128(reinterpret_cast<const __m128i*>(quants + 8 * y)));
+  }
+  __m256i pairs[4];
+  transform8_avx2<FRACTION - PASS1>(rows, pairs);
+  transpose_avx2(pairs, rows);
+  transform8_avx2<FRACTION + PASS1 + 3>(rows, pairs);
+  // Columns of four bytes, next to each other: those of four rows to the left half, and the right half.
+  const __m256i turn = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
+                                        0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m256i left = _mm256_shuffle_epi8(_mm256_packs_epi16(pairs[0], pairs[1]), turn);
+  const __m256i right = _mm256_shuffle_epi8(_mm256_packs_epi16(pairs[2], pairs[3]), turn);
+  const __m256i centre = _mm256_set1_epi8(-128);
+  const __m256i halves[2] = {_mm256_xor_si256(_mm256_unpacklo_epi32(left, right), centre),
+                           _mm256_xor_si256(_mm256_unpackhi_epi32(left, right), centre)};
+  for (int i = 0; i < 4; ++i) {  // two rows each
+    const __m128i two = i < 2 ? _mm256_castsi256_si128(halves[i]) : _mm256_extracti128_si256(halves[i - 2], 1);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 2 * i * stride), two);
+    _mm_storeh_pd(reinterpret_cast<double*>(out + (2 * i + 1) * stride), _mm_castsi128_pd(two));
+  }
 }
 AVX2 void inverse4_avx2(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
   inverse4(block, quants, out, stride);
