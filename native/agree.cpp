@@ -2,8 +2,8 @@
 //
 //   agree NUM_MUTATED FOLDER...      each file of the folders, and as many damaged ones
 //
-// What either of the two takes no part in is no difference. But a file is one if the decoder for plain JPEGs takes it
-// and libjpeg-turbo refuses it, or warns.
+// What the decoder for plain JPEGs does not take is no difference; what it takes, libjpeg-turbo has to take without a
+// warning.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -79,16 +79,23 @@ bool skip_plain(const Bytes& bytes, const Picture& picture) {
 struct Escape {
   std::jmp_buf place;
   char message[JMSG_LENGTH_MAX];
+  bool is_after_scan;  // what comes after the last MCU matters to nobody who wants pixels
 };
+
+bool is_after_scan(j_common_ptr info) {
+  const jpeg_decompress_struct& picture = *reinterpret_cast<j_decompress_ptr>(info);
+  return picture.total_iMCU_rows && picture.input_iMCU_row >= picture.total_iMCU_rows;
+}
 
 [[noreturn]] void give_up(j_common_ptr info) {
   Escape& escape = *static_cast<Escape*>(info->client_data);
+  escape.is_after_scan = is_after_scan(info);
   info->err->format_message(info, escape.message);
   std::longjmp(escape.place, 1);
 }
 
 void warn(j_common_ptr info, int level) {
-  if (level < 0) give_up(info);
+  if (level < 0 && !is_after_scan(info)) give_up(info);
 }
 
 // Whether libjpeg-turbo reads the same, without a warning. Blocks that only fill up the last MCUs are not looked at.
@@ -99,7 +106,7 @@ bool is_same_to_libjpeg(const Bytes& bytes, Picture& picture, Escape& escape) {
   info.client_data = &escape;
   errors.error_exit = give_up;
   errors.emit_message = warn;
-  if (setjmp(escape.place)) return jpeg_destroy_decompress(&info), false;
+  if (setjmp(escape.place)) return jpeg_destroy_decompress(&info), escape.is_after_scan;
   jpeg_create_decompress(&info);
   jpeg_mem_src(&info, bytes.data(), static_cast<unsigned long>(bytes.size()));
   jpeg_read_header(&info, TRUE);
@@ -139,9 +146,7 @@ bool has_same_pixels(const Bytes& bytes, int width, int height, Random& random) 
   Bytes ours, theirs;
   const int status = make(sample, 0, shape, ours);
   const int other = make(sample, E18_LIBJPEG, shape, theirs);
-  if (other == E18_OK && status == E18_OK && ours != theirs)
-    std::printf("%dx%d box %g %g %g %g to %dx%dx%d\n", width, height, sample.box_left, sample.box_top, sample.box_width, sample.box_height, shape.width, shape.height, shape.channels);
-  return other != E18_OK || (status == E18_OK && ours == theirs);
+  return status == other && (status != E18_OK || ours == theirs);
 }
 
 struct Counts {

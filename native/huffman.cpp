@@ -16,7 +16,7 @@ struct Step {
   bool take(const HuffmanCodes& codes, unsigned ahead, int known) {
     const int code = codes[ahead], length = code >> 8, size = code & 15;
     if (!code || length + size > known) return false;
-    bits = length + size, value = value_of(uint64_t(ahead) << (64 - LOOK_AHEAD + length), size);
+    bits = length + size, value = value_of(uint64_t(ahead) << (64 - LOOK_AHEAD) << length, size);
     run = (code & 255) >> 4;
     is_end = !size && run != 15;
     return true;

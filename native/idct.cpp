@@ -35,9 +35,12 @@ INLINE Longs widened(const Words& words) {
   return (Longs)__builtin_convertvector((SignedWords)words, SignedLongs);
 }
 
-// Rounded to units of 2^shift, and saturated.
+// In units of 2^shift.
+INLINE SignedLongs rounded(const Longs& longs, int shift) { return (SignedLongs)(longs + (1u << (shift - 1))) >> shift; }
+
+// In units of 2^shift, and saturated.
 INLINE Words narrowed(const Longs& longs, int shift) {
-  const SignedLongs value = (SignedLongs)(longs + (1u << (shift - 1))) >> shift;
+  const SignedLongs value = rounded(longs, shift);
   const SignedLongs low = value < -32768 ? value * 0 - 32768 : value;
   const SignedLongs high = low > 32767 ? low * 0 + 32767 : low;
   return (Words)__builtin_convertvector(high, SignedWords);
@@ -45,6 +48,16 @@ INLINE Words narrowed(const Longs& longs, int shift) {
 
 INLINE void dequantize(const int16_t* block, const int16_t* quants, Words* rows) {
   for (int y = 0; y < 8; ++y) rows[y] = load(block + 8 * y) * load(quants + 8 * y);
+}
+
+// Where only the first row has coefficients, libjpeg-turbo's first pass takes a short cut that overflows otherwise.
+INLINE bool is_first_alone(const int16_t* block, bool with_fifth) {
+  Words others = {};
+  for (int y = 1; y < 8; ++y)
+    if (y != 4 || with_fifth) others |= load(block + 8 * y);
+  uint64_t halves[2];
+  std::memcpy(halves, &others, sizeof halves);
+  return !(halves[0] | halves[1]);
 }
 
 INLINE void transpose(Words* rows) {
@@ -92,14 +105,6 @@ INLINE void transform4(const Words* rows, Words* out, int shift) {
   out[1] = narrowed(even0 - even2 + odd0, shift), out[2] = narrowed(even0 - even2 - odd0, shift);
 }
 
-// To two samples, of the first coefficient and the odd ones.
-INLINE void transform2(const Words* rows, Words* out, int shift) {
-  const Longs even = widened(rows[0]) << (FRACTION + 2);
-  const Longs odd = widened(rows[1]) * fixed(3.624509785) - widened(rows[3]) * fixed(1.272758580) +
-                    widened(rows[5]) * fixed(0.850430095) - widened(rows[7]) * fixed(0.720959822);
-  out[0] = narrowed(even + odd, shift), out[1] = narrowed(even - odd, shift);
-}
-
 uint8_t sample(int value) { return static_cast<uint8_t>(std::clamp(value + 128, 0, 255)); }
 
 template <int SIZE>
@@ -115,7 +120,11 @@ INLINE void store(const Words& row, uint8_t* out) {
 INLINE void inverse8(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
   Words rows[8];
   dequantize(block, quants, rows);
-  transform8(rows, FRACTION - PASS1);
+  if (is_first_alone(block, true)) {
+    std::fill_n(rows + 1, 7, rows[0] <<= PASS1);
+  } else {
+    transform8(rows, FRACTION - PASS1);
+  }
   transpose(rows);
   transform8(rows, FRACTION + PASS1 + 3);
   transpose(rows);
@@ -125,7 +134,11 @@ INLINE void inverse8(const int16_t* block, const int16_t* quants, uint8_t* out, 
 INLINE void inverse4(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
   Words rows[8], half[8] = {};
   dequantize(block, quants, rows);
-  transform4(rows, half, FRACTION - PASS1 + 1);
+  if (is_first_alone(block, false)) {
+    std::fill_n(half, 4, rows[0] << PASS1);
+  } else {
+    transform4(rows, half, FRACTION - PASS1 + 1);
+  }
   transpose(half);
   Words columns[8] = {};
   transform4(half, columns, FRACTION + PASS1 + 3 + 1);
@@ -133,17 +146,26 @@ INLINE void inverse4(const int16_t* block, const int16_t* quants, uint8_t* out, 
   for (int y = 0; y < 4; ++y) store<4>(columns[y], out + y * stride);
 }
 
+// Of the first coefficient and the odd ones. Here libjpeg-turbo does not saturate the first one between the passes.
 INLINE void inverse2(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
-  Words rows[8], half[8] = {};
+  Words rows[8];
   dequantize(block, quants, rows);
-  transform2(rows, half, FRACTION - PASS1 + 2);
-  transpose(half);
-  Words columns[8] = {};
-  transform2(half, columns, FRACTION + PASS1 + 3 + 2);
-  transpose(columns);
-  for (int y = 0; y < 2; ++y) store<2>(columns[y], out + y * stride);
+  const Longs even = widened(rows[0]) << (FRACTION + 2);
+  const Longs odd = widened(rows[1]) * fixed(3.624509785) - widened(rows[3]) * fixed(1.272758580) +
+                    widened(rows[5]) * fixed(0.850430095) - widened(rows[7]) * fixed(0.720959822);
+  for (const Longs& longs : {even + odd, even - odd}) {
+    const SignedLongs half = rounded(longs, FRACTION - PASS1 + 2);
+    const auto at = [&](int x) __attribute__((always_inline)) { return std::clamp(half[x], -32768, 32767); };
+    const uint32_t first = static_cast<uint32_t>(half[0]) << (FRACTION + 2);
+    const uint32_t others = at(1) * fixed(3.624509785) - at(3) * fixed(1.272758580) + at(5) * fixed(0.850430095) - at(7) * fixed(0.720959822);
+    const auto descaled = [](uint32_t value) __attribute__((always_inline)) {
+      constexpr int SHIFT = FRACTION + PASS1 + 3 + 2;
+      return static_cast<int32_t>(value + (1u << (SHIFT - 1))) >> SHIFT;
+    };
+    out[0] = sample(descaled(first + others)), out[1] = sample(descaled(first - others));
+    out += stride;
+  }
 }
-
 
 void inverse8_portable(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
   inverse8(block, quants, out, stride);
@@ -212,13 +234,19 @@ INLINE_AVX2 void transpose_avx2(const __m256i* pairs, __m128i* rows) {
 }
 
 AVX2 void inverse8_avx2(const int16_t* block, const int16_t* quants, uint8_t* out, ptrdiff_t stride) {
-  __m128i rows[8];
+  __m128i rows[8], others = _mm_setzero_si128();
   for (int y = 0; y < 8; ++y) {
-    const __m128i* const row = reinterpret_cast<const __m128i*>(block + 8 * y);
-    rows[y] = _mm_mullo_epi16(_mm_loadu_si128(row), _mm_loadu_si128(reinterpret_cast<const __m128i*>(quants + 8 * y)));
+    const __m128i row = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 8 * y));
+    if (y) others = _mm_or_si128(others, row);
+    rows[y] = _mm_mullo_epi16(row, _mm_loadu_si128(reinterpret_cast<const __m128i*>(quants + 8 * y)));
   }
   __m256i pairs[4];
-  transform8_avx2<FRACTION - PASS1>(rows, pairs);
+  if (_mm_testz_si128(others, others)) {  // as is_first_alone has it
+    const __m256i row = _mm256_castsi128_si256(_mm_slli_epi16(rows[0], PASS1));
+    std::fill_n(pairs, 4, _mm256_permute4x64_epi64(row, 0x50));
+  } else {
+    transform8_avx2<FRACTION - PASS1>(rows, pairs);
+  }
   transpose_avx2(pairs, rows);
   transform8_avx2<FRACTION + PASS1 + 3>(rows, pairs);
   // Columns of four bytes, next to each other: those of four rows to the left half, and the right half.
@@ -253,13 +281,12 @@ InverseDct inverse_dct(int size) {
 }
 
 void inverse_dct_flat(int size, int coefficient, int quant, uint8_t* out, ptrdiff_t stride) {
-  const int value = coefficient * quant;
-  if (size == 1) {  // libjpeg has no vector code for it, and takes the value modulo 1024
-    *out = sample(static_cast<int32_t>(static_cast<uint32_t>((value + 4) >> 3) << 22) >> 22);
-    return;
-  }
-  const int scaled = static_cast<int16_t>(value * (1 << PASS1));  // as the vector code has it, which wraps here
-  const uint8_t flat = sample((scaled + (1 << (PASS1 + 2))) >> (PASS1 + 3));
+  const auto wrapped = [](int value, int bits) {
+    return static_cast<int32_t>(static_cast<uint32_t>(value) << (32 - bits)) >> (32 - bits);
+  };
+  const int value = coefficient * quant;  // in eighths; wrapped as in libjpeg-turbo, which nothing real comes near to
+  const int sum = size == 1 ? wrapped(value + 4, 13) : size == 2 ? wrapped(value + 4, 15) : wrapped(value, 14) + 4;
+  const uint8_t flat = sample(sum >> 3);
   for (int y = 0; y < size; ++y) std::memset(out + y * stride, flat, static_cast<size_t>(size));
 }
 
