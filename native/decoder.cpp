@@ -20,7 +20,7 @@
 #include "crc32c.h"
 #include "eighteen.h"
 #include "picture.h"
-#include "resize.h"
+#include "processor.h"
 
 using eighteen::Outcome;
 using eighteen::PictureMaker;

@@ -13,7 +13,7 @@ extern "C" {
 
 #define E18_API __attribute__((visibility("default")))
 
-enum { E18_INTERFACE = 1 };  // changes with every change of this file
+enum { E18_INTERFACE = 2 };  // changes with every change of this file
 
 // What became of a sample. The texts are in data/native.py.
 enum {
@@ -32,6 +32,11 @@ enum {
 
 enum { E18_MEMORY = -1 };
 
+enum {
+  E18_TOLERANT = 1,  // it may be a JPEG that makes libjpeg-turbo warn
+  E18_LIBJPEG = 2,  // libjpeg-turbo decodes it, even if the decoder for plain JPEGs could: for tests
+};
+
 // A stored picture, and the part of it that is wanted.
 typedef struct {
   uint64_t offset;  // of its first byte in the file
@@ -42,7 +47,7 @@ typedef struct {
   uint32_t width, height;  // pixels
   float box_left, box_top, box_width, box_height;  // pixels of the stored picture
   uint32_t mirror;  // 1: left becomes right
-  uint32_t tolerant;  // 1: it may be a JPEG that makes libjpeg-turbo warn
+  uint32_t options;  // E18_TOLERANT, E18_LIBJPEG, or both
 } e18_sample;
 
 // What a batch is made into.
@@ -63,7 +68,7 @@ typedef struct e18_batch e18_batch;
 
 E18_API int e18_interface(void);
 E18_API const char *e18_library(void);  // "libjpeg-turbo 2.1.5"
-E18_API const char *e18_instructions(void);  // what the resizer uses on this processor: "avx2", "portable"
+E18_API const char *e18_instructions(void);  // what is used of this processor: "avx2", "portable"
 
 E18_API uint32_t e18_crc32c(const void *bytes, uint64_t length);
 

@@ -6,14 +6,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "clock.h"
+#include "corpus.h"
 #include "crc32c.h"
 #include "eighteen.h"
 #include "jpeg.h"
@@ -22,8 +19,9 @@ extern "C" void __sanitizer_set_death_callback(void (*callback)());
 
 namespace {
 
-using Bytes = std::vector<uint8_t>;
-using Random = std::mt19937_64;
+using eighteen::below;
+using eighteen::Bytes;
+using eighteen::Random;
 
 constexpr uint64_t MAX_NS = 2'000'000'000;  // of one input
 constexpr int MAX_PIXELS = 100'000'000;  // larger ones are refused before they are opened
@@ -32,48 +30,13 @@ uint64_t seed, number;  // of the input in work
 
 void name_input() { std::fprintf(stderr, "input %llu of seed %llu\n", (unsigned long long)number, (unsigned long long)seed); }
 
-size_t below(Random& random, size_t limit) { return limit ? random() % limit : 0; }
-
-std::vector<Bytes> read_all(const char* folder) {
-  std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder))
-    if (entry.is_regular_file()) paths.push_back(entry.path());
-  std::sort(paths.begin(), paths.end());
-  std::vector<Bytes> files;
-  for (const auto& path : paths) {
-    std::ifstream file(path, std::ios::binary);
-    files.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-  }
-  return files;
-}
-
-void mutate(Bytes& bytes, const Bytes& other, Random& random) {
-  static const uint8_t telling[] = {0x00, 0x01, 0x7F, 0x80, 0xFF, 0xC0, 0xC2, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE1};
-  // Half of the changes fall into the first bytes, where the headers are.
-  const size_t place = below(random, random() & 1 ? std::min<size_t>(bytes.size(), 700) : bytes.size());
-  const size_t length = std::min(bytes.size() - place, 1 + below(random, random() & 1 ? 8 : 400));
-  const auto at = bytes.begin() + static_cast<std::ptrdiff_t>(place), end = at + static_cast<std::ptrdiff_t>(length);
-  switch (random() % 7) {
-    case 0: if (place < bytes.size()) bytes[place] ^= static_cast<uint8_t>(1u << random() % 8); break;
-    case 1: if (place < bytes.size()) bytes[place] = telling[random() % std::size(telling)]; break;
-    case 2: if (place < bytes.size()) bytes[place] = static_cast<uint8_t>(random()); break;
-    case 3: bytes.erase(at, end); break;
-    case 4: { const Bytes again(at, end); bytes.insert(at, again.begin(), again.end()); break; }
-    case 5: bytes.resize(place); break;
-    case 6: {
-      const size_t from = below(random, other.size()), num = std::min(length, other.size() - from);
-      std::copy_n(other.begin() + static_cast<std::ptrdiff_t>(from), num, at);
-      break;
-    }
-  }
-}
-
 // A random part of the picture at a random size; a third of them the whole.
 bool decode(const Bytes& bytes, Random& random) {
   static eighteen::Jpeg jpeg;
   e18_sample sample{};
-  sample.tolerant = random() & 1;
-  if (jpeg.open(bytes.data(), bytes.size(), sample.tolerant)) sample.width = jpeg.width(), sample.height = jpeg.height();
+  const bool tolerant = random() & 1;
+  sample.options = tolerant ? E18_TOLERANT : 0;
+  if (jpeg.open(bytes.data(), bytes.size(), tolerant)) sample.width = jpeg.width(), sample.height = jpeg.height();
   else sample.width = sample.height = 16;
   if (uint64_t(sample.width) * sample.height > MAX_PIXELS) return false;
   sample.offset = reinterpret_cast<uint64_t>(bytes.data()), sample.length = bytes.size(), sample.fd = E18_MEMORY;
@@ -95,7 +58,7 @@ bool decode(const Bytes& bytes, Random& random) {
 
 int main(int argc, char** argv) {
   if (argc < 3) return std::fprintf(stderr, "fuzz CORPUS SECONDS [SEED [INPUT]]\n"), 2;
-  const std::vector<Bytes> corpus = read_all(argv[1]);
+  const std::vector<Bytes> corpus = eighteen::read_all(argv[1]);
   if (corpus.empty()) return std::fprintf(stderr, "no files in %s\n", argv[1]), 2;
   seed = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 0;
   const bool only_one = argc > 4;
@@ -106,7 +69,7 @@ int main(int argc, char** argv) {
   do {
     Random random(seed * 0x9E3779B97F4A7C15ull + number);
     Bytes bytes = corpus[below(random, corpus.size())];
-    for (size_t changes = below(random, 9); changes--;) mutate(bytes, corpus[below(random, corpus.size())], random);
+    for (size_t changes = below(random, 9); changes--;) eighteen::mutate(bytes, corpus[below(random, corpus.size())], random);
     const uint64_t began = eighteen::now_ns();
     decoded += decode(bytes, random);
     const uint64_t took = eighteen::now_ns() - began;

@@ -112,26 +112,48 @@ Outcome PictureMaker::read(const e18_sample& sample) {
   return {};
 }
 
+// What is not a plain JPEG is libjpeg-turbo's, and so is the judgement on a damaged one.
 Outcome PictureMaker::from_jpeg(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns) {
+  const bool done = !(sample.options & E18_LIBJPEG) && from_baseline(sample, shape, pixels, source_ns);
+  return done ? Outcome{} : from_any_jpeg(sample, shape, pixels, source_ns);
+}
+
+bool PictureMaker::from_baseline(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns) {
+  const uint64_t began = now_ns();
+  if (!baseline_.open(bytes_, sample.length)) return false;
+  if (uint32_t(baseline_.width()) != sample.width || uint32_t(baseline_.height()) != sample.height) return false;
+  const int shrink = plan(sample, shape);
+  const Axis &columns = resizer_.columns(), &rows = resizer_.rows();
+  if (!baseline_.start(shrink, shape.channels == 1, columns.first, columns.end, rows.first, rows.end)) return false;
+  source_ns += now_ns() - began;
+  return resizer_.run(baseline_, baseline_.row_pixels(), pixels, source_ns);
+}
+
+Outcome PictureMaker::from_any_jpeg(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns) {
   const uint64_t began = now_ns();
   const auto failed = [&]() -> Outcome {
     if (jpeg_.too_many_scans()) return {E18_TOO_LARGE};
     if (jpeg_.warned()) return {E18_WARNED, 0, jpeg_.message()};
     return {jpeg_.out_of_memory() ? E18_NO_MEMORY : E18_NOT_DECODED, 0, jpeg_.message()};
   };
-  if (!jpeg_.open(bytes_, sample.length, sample.tolerant)) return failed();
+  if (!jpeg_.open(bytes_, sample.length, sample.options & E18_TOLERANT)) return failed();
   if (uint32_t(jpeg_.width()) != sample.width || uint32_t(jpeg_.height()) != sample.height)
     return {E18_WRONG_SIZE, int64_t(jpeg_.width()) << 16 | jpeg_.height()};
-  const int shrink = shrink_for(std::fmin(double(sample.box_width) / shape.width, double(sample.box_height) / shape.height));
-  const bool gray = shape.channels == 1;
-  const auto across = [shrink](int side) { return (side + shrink - 1) / shrink; };
-  resizer_.plan(shrunk(sample, shrink), across(jpeg_.width()), across(jpeg_.height()), shape.width, shape.height,
-                gray ? 1 : 4, sample.mirror);
+  const int shrink = plan(sample, shape);
   const Axis &columns = resizer_.columns(), &rows = resizer_.rows();
-  if (!jpeg_.start(shrink, gray, columns.first, columns.end, rows.first)) return failed();
+  if (!jpeg_.start(shrink, shape.channels == 1, columns.first, columns.end, rows.first)) return failed();
   source_ns += now_ns() - began;
   if (!resizer_.run(jpeg_, jpeg_.row_pixels(), pixels, source_ns)) return failed();
   return {};
+}
+
+// Returns how far to shrink a JPEG.
+int PictureMaker::plan(const e18_sample& sample, const e18_shape& shape) {
+  const int shrink = shrink_for(std::fmin(double(sample.box_width) / shape.width, double(sample.box_height) / shape.height));
+  const auto across = [shrink](uint32_t side) { return static_cast<int>((side + shrink - 1) / shrink); };
+  resizer_.plan(shrunk(sample, shrink), across(sample.width), across(sample.height), shape.width, shape.height,
+                shape.channels == 1 ? 1 : 4, sample.mirror);
+  return shrink;
 }
 
 Outcome PictureMaker::from_raw(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns) {

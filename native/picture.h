@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "baseline.h"
 #include "eighteen.h"
 #include "jpeg.h"
 #include "resize.h"
@@ -31,6 +32,9 @@ class PictureMaker {
  private:
   Outcome read(const e18_sample& sample);
   Outcome from_jpeg(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns);
+  Outcome from_any_jpeg(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns);
+  bool from_baseline(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns);
+  int plan(const e18_sample& sample, const e18_shape& shape);
   Outcome from_raw(const e18_sample& sample, const e18_shape& shape, uint8_t* pixels, uint64_t& source_ns);
 
   std::atomic<int32_t> stage_{E18_READING};
@@ -41,6 +45,7 @@ class PictureMaker {
   std::unique_ptr<uint8_t[], Free> buffer_;  // never initialised
   size_t capacity_ = 0;
   const uint8_t* bytes_ = nullptr;  // of the sample
+  Baseline baseline_;
   Jpeg jpeg_;
   Resizer resizer_;
 };

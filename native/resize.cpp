@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 
 #include "clock.h"
+#include "processor.h"
 
-#if defined(__x86_64__)
+#if defined(AVX2)
 #include <immintrin.h>
-#define AVX2 __attribute__((target("avx2")))
 #endif
 
 namespace eighteen {
@@ -61,7 +60,7 @@ void blend_gray_columns(const int16_t* row, const Axis& axis, int left, int num,
   }
 }
 
-#if defined(__x86_64__)
+#if defined(AVX2)
 AVX2 void blend_rows_avx2(const uint8_t* const* rows, const int16_t* weights, int taps, int num, int16_t* out) {
   for (int i = 0; i < num; i += 32) {  // rows and `out` are padded
     __m256i low = _mm256_setzero_si256(), high = low;
@@ -100,7 +99,7 @@ AVX2 void blend_columns_avx2(const int16_t* row, const Axis& axis, int left, int
   const int* starts = axis.starts.data();
   const int16_t* weights = axis.weights.data();
   const int taps = axis.taps;
-  const auto pixel = [&](int x) __attribute__((target("avx2"), always_inline)) {
+  const auto pixel = [&](int x) __attribute__((target("avx2,bmi2"), always_inline)) {
     return blend_pixel(row + 4 * (starts[x] - left), weights + x * taps, taps);
   };
   int x = 0;
@@ -126,20 +125,13 @@ AVX2 void blend_columns_avx2(const int16_t* row, const Axis& axis, int left, int
 struct Kernels {
   BlendRows rows = blend_rows_portable;
   BlendColumns columns = blend_columns_portable;
-  const char* name = "portable";
 };
 
-const Kernels& kernels() {
-  static const Kernels chosen = [] {
-    Kernels kernels;
-#if defined(__x86_64__)
-    const char* forced = std::getenv("EIGHTEEN_INSTRUCTIONS");  // for tests: "portable"
-    if (__builtin_cpu_supports("avx2") && !(forced && !std::strcmp(forced, "portable")))
-      kernels = {blend_rows_avx2, blend_columns_avx2, "avx2"};
+Kernels kernels() {
+#if defined(AVX2)
+  if (has_avx2()) return {blend_rows_avx2, blend_columns_avx2};
 #endif
-    return kernels;
-  }();
-  return chosen;
+  return {};
 }
 
 }  // namespace
@@ -188,7 +180,7 @@ void Resizer::plan(Box box, int source_width, int source_height, int width, int 
 }
 
 bool Resizer::run(Rows& source, int row_pixels, uint8_t* pixels, uint64_t& source_ns) {
-  const auto [blend_rows, blend_columns, _] = kernels();
+  const auto [blend_rows, blend_columns] = kernels();
   const int taps = rows_.taps, from = columns_.first - source.left(), num = (columns_.end - columns_.first) * bytes_;
   const size_t stride = static_cast<size_t>(row_pixels) * bytes_ + PADDING;
   if (ring_.size() < stride * taps) ring_.resize(stride * taps);
@@ -209,7 +201,5 @@ bool Resizer::run(Rows& source, int row_pixels, uint8_t* pixels, uint64_t& sourc
   }
   return true;
 }
-
-const char* instructions() { return kernels().name; }
 
 }  // namespace eighteen

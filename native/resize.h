@@ -59,6 +59,4 @@ class Resizer {
   std::vector<const uint8_t*> window_;  // the source rows of a target row
 };
 
-const char* instructions();  // which the resizer uses here
-
 }  // namespace eighteen

@@ -20,12 +20,13 @@ from eighteen.base.errors import MachineError
 from eighteen.data.dataset import Rendition
 from eighteen.data.decoder import Slow, Timings, undecodable
 
-INTERFACE = 1  # of native/eighteen.h
+INTERFACE = 2  # of native/eighteen.h
 FILE = "libeighteen_native.so"
 MESSAGE_BYTES = 200  # JMSG_LENGTH_MAX of libjpeg
 
 OK, CANCELLED, READ_FAILED, SHORT, CHECKSUM, NO_MEMORY, NOT_DECODED, WARNED, WRONG_SIZE, TOO_LARGE, BAD_BOX = range(11)
 STAGES = ("read", "decode")
+TOLERANT, LIBJPEG = 1, 2  # options of a sample
 MEMORY = -1  # in place of a file: the offset is an address
 
 SAMPLE = np.dtype(
@@ -38,7 +39,7 @@ SAMPLE = np.dtype(
         ("height", "<u4"),
         ("box", "<f4", 4),
         ("mirror", "<u4"),
-        ("tolerant", "<u4"),
+        ("options", "<u4"),
     ]
 )
 
@@ -112,7 +113,7 @@ class NativeDecoder:
         wanted = np.zeros(len(samples), SAMPLE)
         for name in ("offset", "length", "crc32c", "width", "height"):
             wanted[name] = rows[name]
-        wanted["box"], wanted["mirror"], wanted["tolerant"] = boxes, flips, not rendition.clean
+        wanted["box"], wanted["mirror"], wanted["options"] = boxes, flips, 0 if rendition.clean else TOLERANT
         if rendition.in_memory and rendition.pixels is not None:
             wanted["file"], wanted["length"] = MEMORY, rendition.pixels[0].nbytes
             wanted["offset"] = rendition.pixels.ctypes.data + samples * rendition.pixels[0].nbytes
@@ -207,15 +208,21 @@ class _Batch:
 
 
 def decode(
-    source: bytes | NDArray[np.uint8], box: list[float], size: tuple[int, int], shape: tuple[int, ...]
+    source: bytes | NDArray[np.uint8],
+    box: list[float],
+    size: tuple[int, int],
+    shape: tuple[int, ...],
+    *,
+    options: int = TOLERANT,
 ) -> NDArray[np.uint8]:
     """One picture, a JPEG or raw [H, W, C], by this thread: its box resized to ``shape``.
 
     box: left, top, width, height in pixels      size: of the picture, width and height      shape: [H, W, C]
+    options: TOLERANT, LIBJPEG, or both
     raises ValueError, which says why, if it cannot be decoded
     """
     out = np.empty(shape, np.uint8)
-    status, why = _make(source, box, size, out, strict=False)
+    status, why = _make(source, box, size, out, options)
     if status != OK:
         raise ValueError(why)
     return out
@@ -225,7 +232,7 @@ def warning(content: bytes, size: tuple[int, int]) -> str | None:
     """What libjpeg-turbo warns of in a JPEG of this width and height; None if of nothing, or if it was not built."""
     if library() is None:
         return None
-    status, why = _make(content, [0, 0, *size], size, np.empty((1, 1, 3), np.uint8), strict=True)
+    status, why = _make(content, [0, 0, *size], size, np.empty((1, 1, 3), np.uint8), options=LIBJPEG)
     return why if status == WARNED else None
 
 
@@ -234,8 +241,7 @@ def _make(
     box: list[float],
     size: tuple[int, int],
     out: NDArray[np.uint8],
-    *,
-    strict: bool,
+    options: int,
 ) -> tuple[int, str]:
     """What became of it, and why if it is not OK."""
     native = library()
@@ -251,7 +257,7 @@ def _make(
         *size,
         box,
         0,
-        not strict,
+        options,
     )
     detail, message = ctypes.c_int64(), ctypes.create_string_buffer(MESSAGE_BYTES)
     told = ctypes.byref(detail), message, MESSAGE_BYTES
