@@ -224,7 +224,7 @@ def _wanted(rendition: Rendition, task: Task, store: NDArray[np.uint8]) -> NDArr
     for name in ("length", "crc32c", "width", "height"):
         wanted[name] = rows[name]
     wanted["offset"] = store.ctypes.data + np.cumsum(rows["length"]) - rows["length"]
-    wanted["file"], wanted["tolerant"] = native.MEMORY, not rendition.clean
+    wanted["file"], wanted["options"] = native.MEMORY, 0 if rendition.clean else native.TOLERANT
     if not task.is_random:
         wanted["box"] = eval_boxes(rows["width"], rows["height"], crop=EVAL_CROP)
         return wanted
