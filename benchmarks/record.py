@@ -27,11 +27,16 @@ def record(name: str, **figures: Any) -> None:
     names = (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name"))
     utc, cpu = datetime.now(UTC).isoformat(timespec="seconds"), next(names, platform.processor())
     kept = {"benchmark": name, "utc": utc, "cpu": cpu, **environment(), "figures": figures}
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
+    path = dated(name, ".json")
     path.write_text(json.dumps(kept, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
     print(f"wrote {path}")
+
+
+def dated(name: str, suffix: str) -> Path:
+    """Where a result of today is kept."""
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS / f"{name}-{datetime.now(UTC):%Y-%m-%d}{suffix}"
 
 
 def _cpuinfo() -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from eighteen.data import native
 from eighteen.data.crops import eval_boxes, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
 from eighteen.data.decoding import DECODER
-from eighteen.data.loader import TrainLoader, eval_batches
+from eighteen.data.loader import Batch, TrainLoader, eval_batches
 
 CPU, AUGMENT, SEED = torch.device("cpu"), Augment(), 18
 MIN_SCALE = 0.08  # of random crops: as torchvision's RandomResizedCrop, and whoever compares loaders
@@ -150,6 +150,20 @@ def training(
     )
 
 
+def evaluation(
+    split: Split,
+    *,
+    size: int,
+    batch: int,
+    channels: int = 3,
+    rendition: str = "auto",
+    num_threads: int | None = None,
+) -> Iterator[Batch]:
+    """The batches of an evaluation, on the CPU."""
+    settings, how = Eval(size=size, crop=EVAL_CROP, batch=batch), {"rendition": rendition, "num_threads": num_threads}
+    return eval_batches(split, settings, World(), device=CPU, channels=channels, **how)
+
+
 def memory_bytes(field: str) -> int | None:
     """Of this process, VmRSS: now, VmHWM: at its height so far; None where there is no /proc."""
     try:
@@ -185,11 +199,9 @@ def _training(split: Split, setting: Setting, batch: int, channels: int) -> Work
 
 
 def _evaluation(split: Split, setting: Setting, batch: int, channels: int) -> Work:
-    settings = Eval(size=setting.task.size, crop=EVAL_CROP, batch=batch)
-    how = {"rendition": setting.rendition, "num_threads": setting.num_threads}
-
     def work() -> dict[str, float]:
-        for _ in eval_batches(split, settings, World(), device=CPU, channels=channels, **how):
+        kind = {"size": setting.task.size, "batch": batch, "channels": channels}
+        for _ in evaluation(split, **kind, rendition=setting.rendition, num_threads=setting.num_threads):
             pass
         return {}
 
