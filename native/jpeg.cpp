@@ -47,8 +47,9 @@ bool Jpeg::start(int shrink, bool gray, int left, int right, int top) {
   info_.dct_method = JDCT_ISLOW;
   jpeg_start_decompress(&info_);
   left_ = 0;
-  // A pixel more on each side: chroma at the edge of what is decoded is not smoothed as it is in a whole picture.
-  const int from = std::max(left - 1, 0), to = std::min<int>(right + 1, info_.output_width);
+  // More pixels on each side: chroma at the edge of what is decoded is not smoothed as it is in a whole picture, and a
+  // single column of it not at all.
+  const int from = std::max(left - 2, 0), to = std::min<int>(right + 1, info_.output_width);
   if (to - from < static_cast<int>(info_.output_width)) {
     JDIMENSION offset = from, width = to - from;
     jpeg_crop_scanline(&info_, &offset, &width);  // widens it to whole blocks

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import subprocess
+import sys
 from concurrent.futures import CancelledError
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from PIL import Image
 from eighteen.base.errors import DataError
 from eighteen.data.dataset import Origins, Rendition
 from eighteen.data.index import INDEX_DTYPE
-from eighteen.data.native import NativeDecoder, library
+from eighteen.data.native import LIBJPEG, NativeDecoder, library
 from eighteen.data.native import decode as native_decode
 from eighteen.data.reference import ReferenceDecoder
 from eighteen.data.reference import decode as reference_decode
@@ -250,3 +252,102 @@ def test_checksums_are_those_of_the_packer(length):
     native = library()
     assert native is not None
     assert native.e18_crc32c(content.ctypes.data, length) == crc32c(content.tobytes())
+
+
+def drawn(width: int, height: int, kind: str, seed: int = 0, **options) -> bytes:
+    image, file = picture(seed % 10, seed, seed=7)[0].resize((width, height)), io.BytesIO()
+    if kind == "gray":
+        image.convert("L").save(file, "JPEG", **options)
+    else:
+        image.save(file, "JPEG", subsampling=kind, **options)
+    return file.getvalue()
+
+
+KINDS = ["4:4:4", "4:2:2", "4:2:0", "gray"]
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=150, deadline=None)
+@given(
+    width=st.integers(1, 130),
+    height=st.integers(1, 130),
+    box=st.tuples(*[st.floats(0, 1)] * 4),
+    out=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    channels=st.sampled_from([1, 3]),
+    quality=st.sampled_from([30, 75, 98]),
+    restart=st.integers(0, 3),
+)
+def test_plain_jpegs_are_to_the_bit_what_libjpeg_makes_of_them(
+    kind, width, height, box, out, channels, quality, restart
+):
+    """At any size from 1 x 1 up, any box, shrunk or enlarged."""
+    content = drawn(width, height, kind, seed=width, quality=quality, restart_marker_blocks=restart)
+    left, top = int(box[0] * (width - 1)), int(box[1] * (height - 1))
+    box = [left, top, max(1, box[2] * (width - left)), max(1, box[3] * (height - top))]
+    box, shape = np.array(box, np.float32).tolist(), (*out, channels)
+    ours, theirs = (native_decode(content, box, (width, height), shape, options=o) for o in (0, LIBJPEG))
+    assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_jpegs_are_shrunk_to_the_bit_as_libjpeg_does(kind, shrink):
+    for number, (width, height) in enumerate([(16 * shrink, 16 * shrink), (333, 250), (401, 303), (128, 127)]):
+        content = drawn(width, height, kind, seed=number, quality=90, optimize=True)
+        box = [0.0, 0.0, float(width), float(height)]
+        for channels in (1, 3):
+            shape = (height // shrink, width // shrink, channels)
+            ours, theirs = (native_decode(content, box, (width, height), shape, options=o) for o in (0, LIBJPEG))
+            assert np.array_equal(ours, theirs), (width, height, channels)
+
+
+@pytest.mark.native
+def test_damaged_jpegs_become_the_same_or_are_refused_for_the_same_reason():
+    content, rng, refused = drawn(96, 80, "4:2:0", quality=80, restart_marker_rows=1), np.random.default_rng(4), 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for place in rng.integers(200, len(content), 2):
+            damaged[place] = rng.integers(256)
+        results = []
+        for options in (0, LIBJPEG):
+            try:
+                results.append(
+                    native_decode(bytes(damaged), [0, 0, 96, 80], (96, 80), (80, 96, 3), options=options).tobytes()
+                )
+            except ValueError as error:
+                results.append(str(error))
+        assert results[0] == results[1]
+        refused += isinstance(results[0], str)
+    assert 0 < refused < 300
+
+
+@pytest.mark.native
+def test_portable_instructions_make_the_same_bits():
+    """In a process of its own: which instructions are used is settled once."""
+    program = """if True:
+        import hashlib, sys
+        from eighteen.data.native import about, decode
+        contents, digest = eval(sys.stdin.read()), hashlib.sha256()
+        for content, size in contents:
+            for shrink in (1, 2, 4, 8):
+                shape = (size[1] // shrink, size[0] // shrink, 3)
+                digest.update(decode(content, [0, 0, *size], size, shape, options=0).tobytes())
+        print(digest.hexdigest(), "portable" in about())
+    """
+    sizes = [(97, 83), (160, 128)]
+    contents = [(drawn(*size, kind, quality=92), size) for size in sizes for kind in KINDS]
+    digests = []
+    for instructions in ("portable", "best"):
+        told = subprocess.run(
+            [sys.executable, "-c", program],
+            input=repr(contents),
+            env={**os.environ, "EIGHTEEN_INSTRUCTIONS": instructions},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.append(told.stdout.split())
+    assert digests[0][1] == "True"
+    assert digests[0][0] == digests[1][0]
