@@ -1,6 +1,6 @@
 """Writes the JPEGs that ``make fuzz`` starts from: every kind that cameras and programs make, small, drawn by the demo.
 
-    python scripts/fuzz_corpus.py FOLDER
+python scripts/fuzz_corpus.py FOLDER
 """
 
 from __future__ import annotations
