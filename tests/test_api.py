@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,16 @@ def test_a_recipe_object_is_changed_as_a_named_one_is(data, tmp_path):
     result = eighteen.train(data, recipe=recipe, epochs=0.5, batch=32, changes=SMALL, runs_dir=tmp_path)
     kept = recipes.load(str(result.run / "recipe.toml"))
     assert (kept.epochs, kept.phases[0].batch) == (0.5, 32)
+
+
+def test_training_on_a_folder_says_what_packing_refused(pictures, tmp_path):
+    folder, said = tmp_path / "photos", []
+    shutil.copytree(pictures, folder)
+    next(folder.glob("*/*.jpg")).write_bytes(b"no picture")
+    eighteen.train(
+        folder, recipe="demo", model=Net(), epochs=0.5, changes=SMALL, runs_dir=tmp_path / "runs", say=said.append
+    )
+    assert any("refused: 1, listed in" in line for line in said)
 
 
 def test_arrays_in_memory_are_a_source(tmp_path):

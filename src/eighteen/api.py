@@ -18,7 +18,7 @@ from eighteen.base import recipe as recipes
 from eighteen.base import result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, UsageError
 from eighteen.base.events import STOP, Event, Follower, OnEvent
-from eighteen.base.files import full_disk_is_said
+from eighteen.base.files import unwritable_is_said
 from eighteen.base.hardware import environment, let_threads_sleep
 from eighteen.base.recipe import Recipe
 from eighteen.base.result import Result
@@ -107,13 +107,14 @@ def train(
             named = resolved.model.model_copy(update={"name": _path_of(module), "args": {}})
             resolved = resolved.model_copy(update={"model": named})
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), model=module)
-        run = rundir.create(
-            Path(runs_dir),
-            name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip("."),
-            recipe=resolved,
-            command=_command(dataset),
-            environment=environment(),
-        )
+        with unwritable_is_said(Path(runs_dir), hint=f"df -h {runs_dir}, or --runs-dir another"):
+            run = rundir.create(
+                Path(runs_dir),
+                name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip("."),
+                recipe=resolved,
+                command=_command(dataset),
+                environment=environment(),
+            )
         say(f"run {run.path}")
         return run, dataset
 
@@ -176,7 +177,8 @@ def evaluate(
         dtype = autocast_dtype(recipe.train.precision, device)
         found = count(restored, dataset.splits[chosen], saved.card, recipe.eval, here, device=device, dtype=dtype)
     if here.is_first:
-        tables.write(found, eval_folder(folder, dataset.path, chosen))
+        with unwritable_is_said(folder.eval, hint=f"df -h {folder.eval}; ls -ld {folder.eval}"):
+            tables.write(found, eval_folder(folder, dataset.path, chosen))
     return found
 
 
@@ -197,6 +199,8 @@ def preview(
     from eighteen.results.preview import contact_sheet
     from eighteen.training.resolve import resolve
 
+    if count < 1:
+        raise UsageError("preview", got=f"count={count}", need="at least 1", hint="--count 32")
     dataset = data if isinstance(data, Dataset) else open(data)
     resolved = resolve(recipe, dataset, say=lambda line: None, changes=changes)
     return contact_sheet(dataset, resolved, count=count, seed=seed)
@@ -247,7 +251,7 @@ def _start(
         run, dataset = _agreed(prepare, here, device)
         sink = _sinks(run, on_event, stack) if here.is_first else None
         hint = f"df -h {run.path}; then eighteen train --resume {run.path}"
-        stack.enter_context(full_disk_is_said(run.path, hint=hint))
+        stack.enter_context(unwritable_is_said(run.path, hint=hint))
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
 
 
@@ -311,7 +315,8 @@ def _dataset(data: Dataset | str | os.PathLike[str], say: Callable[[str], object
         return open(path)
     packed = beside(path)
     say(f"packing {path} into {packed}")
-    pack_source(path, packed)
+    for line in pack_source(path, packed).lines():  # what was refused, too
+        say(line)
     return open(packed)
 
 

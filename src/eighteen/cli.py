@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from eighteen import __version__
 from eighteen.base.errors import DataError, EighteenError, UsageError
+from eighteen.base.files import unwritable_is_said
 from eighteen.base.hardware import let_threads_sleep
 from eighteen.base.world import from_environment, leave
 
@@ -157,7 +158,12 @@ def preview(
     """
     from eighteen import api
 
-    api.preview(dataset, recipe=recipe, changes=set_, count=count, seed=seed).save(out)
+    if out.suffix.lower() != ".png" or not out.parent.is_dir():
+        need = "a .png file in a folder that exists"
+        raise UsageError(f"write the contact sheet {out}", got=repr(str(out)), need=need, hint="--out preview.png")
+    sheet = api.preview(dataset, recipe=recipe, changes=set_, count=count, seed=seed)
+    with unwritable_is_said(out, hint=f"ls -ld {out.parent}; --out another"):
+        sheet.save(out)
     print(f"wrote {out}")
 
 
@@ -313,7 +319,8 @@ def demo(folder: Path = Path("demo"), *, samples: int = 3000) -> None:
     """
     from eighteen.demo.tour import run_demo
 
-    raise SystemExit(run_demo(folder, num_samples=samples))
+    with unwritable_is_said(folder, hint=f"df -h {folder.parent}, or eighteen demo another"):
+        raise SystemExit(run_demo(folder, num_samples=samples))
 
 
 @bench.command

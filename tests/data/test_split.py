@@ -101,6 +101,15 @@ def test_groups_of_several_classes_leave_every_class_in_train() -> None:
     assert "val" in splits
 
 
+def test_few_large_groups_leave_every_class_in_every_split() -> None:
+    items = [
+        Item(f"{label}/{g}_{i}", label, None, f"{label}-{g}") for label in range(3) for g in range(4) for i in range(3)
+    ]
+    sources = _sources(items)
+    counts = _count(sources, assign(sources, val_share=0.1, test_share=0.1, seed=0))
+    assert all(counts[label, split] == n for label in range(3) for split, n in (("train", 6), ("val", 3), ("test", 3)))
+
+
 def test_a_class_in_one_group_cannot_be_split() -> None:
     items = [Item(f"{label}/{i}", label, None, "same" if label else str(i)) for label in range(2) for i in range(5)]
     with pytest.raises(DataError, match=r"got 5 pictures in one group in class 'b'"):

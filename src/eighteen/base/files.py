@@ -30,16 +30,19 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     sync_folder(path.parent)
 
 
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
 @contextmanager
-def full_disk_is_said(folder: Path, *, hint: str) -> Iterator[None]:
-    """Turn a full disk or quota, anywhere in the block, into a MachineError that names ``folder``."""
+def unwritable_is_said(folder: Path, *, hint: str) -> Iterator[None]:
+    """Turn a full disk, or a place that may not be written to, into a MachineError that names ``folder``."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _UNWRITABLE:
             raise
-        got = str(error.strerror).lower()
-        raise MachineError(f"write into {folder}", got=got, need="room on its disk", hint=hint) from error
+        got, need = str(error.strerror).lower(), "room on its disk, and leave to write there"
+        raise MachineError(f"write into {folder}", got=got, need=need, hint=hint) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -258,6 +258,8 @@ def load(
         _set(tree, change)
     changed = parse(_with_side(tree, side))
     if batch is not None:
+        if batch < 1:
+            raise RecipeError("--batch", got=str(batch), need="at least 1", hint="--batch 64")
         changed = parse(_with_batch(changed, batch))
     return changed if epochs is None else stretched(changed, epochs)
 

@@ -45,7 +45,9 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("val_share", "test_share"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a share from 0 to below 1", "0.1")
-        _require(self.val_share + self.test_share < 1, "val_share + test_share", "1 or more", "less than 1", "0.1 each")
+        _require(
+            self.val_share + self.test_share < 1, "val_share + test_share", "1 or more", "less than 1", "0.1 --test 0.1"
+        )
         _require(1 <= self.quality <= 100, "quality", self.quality, "1 to 100", "90")
         _require(self.max_side is None or self.max_side >= 1, "max_side", self.max_side, "pixels, 1 or more", "500")
         for side in self.renditions:
@@ -174,4 +176,9 @@ def _digest(sources: Sources, options: Options, splits: Sequence[str]) -> str:
 
 def _require(valid: bool, name: str, got: object, need: str, example: str) -> None:
     if not valid:
-        raise UsageError(f"pack with {name}", got=str(got), need=need, hint=f"{name}={example}")
+        raise UsageError(
+            f"pack with {name}",
+            got=str(got),
+            need=need,
+            hint=f"--{name.partition('_share')[0].replace('_', '-')} {example}",
+        )

@@ -98,20 +98,32 @@ def _draw_groups(items: Sequence[Item], groups: Sequence[str], shares: Mapping[s
     wanted = {"train": 1 - sum(shares.values()), **shares}
     lacking = np.outer(list(wanted.values()), totals)  # by split and class
     chosen = np.zeros(len(names), np.int64)
-    for number in np.lexsort((_keys(names, seed), -held.sum(1))):
+    largest_first = np.lexsort((_keys(names, seed), -held.sum(1)))
+    for number in largest_first:
         gains = ((lacking / lacking.clip(min=0).sum(0).clip(min=1e-9)) * held[number] / totals).sum(1)
         chosen[number] = int(gains.argmax())
         lacking[chosen[number]] -= held[number]
-    _give_every_class(held, chosen)
+    _give_every_class(held, chosen, largest_first[::-1], num_splits=len(wanted))
     return [list(wanted)[chosen[numbers[group]]] for group in groups]
 
 
-def _give_every_class(held: NDArray[np.float64], chosen: NDArray[np.int64]) -> None:
-    """Bring the smallest group of a class that train lacks back to train."""
-    for label in range(held.shape[1]):
-        members = np.flatnonzero(held[:, label])
-        if len(members) and not (chosen[members] == 0).any():
-            chosen[members[held[members].sum(1).argmin()]] = 0
+def _give_every_class(
+    held: NDArray[np.float64], chosen: NDArray[np.int64], smallest_first: NDArray[np.int64], *, num_splits: int
+) -> None:
+    """Bring to each split that lacks a class its smallest group that no other split needs; train takes any."""
+    for split in reversed(range(num_splits)):  # train, which is 0, last: it may take from the others what it lacks
+        for label in range(held.shape[1]):
+            groups = [number for number in smallest_first if held[number, label]]
+            if not groups or any(chosen[number] == split for number in groups):
+                continue
+            spare = [number for number in groups if _is_spare(held, chosen, number)]
+            if spare or split == 0:
+                chosen[(spare or groups)[0]] = split
+
+
+def _is_spare(held: NDArray[np.float64], chosen: NDArray[np.int64], number: int) -> bool:
+    """Whether its split keeps all of a group's classes without it."""
+    return bool(((held[chosen == chosen[number]] > 0).sum(0)[held[number] > 0] > 1).all())
 
 
 def _keys(names: Sequence[str], seed: int) -> NDArray[np.uint64]:

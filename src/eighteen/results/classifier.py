@@ -78,7 +78,7 @@ class Classifier:
     def stream(self, pictures: Iterable[Picture], *, top: int = 5, batch: int = 64) -> Iterator[Row]:
         """As ``predict``, but one by one as they come, and a picture that cannot be read gives a row that says why."""
         if top < 1:
-            raise UsageError("predict", got=f"top={top}", need="at least 1", hint="top=5")
+            raise UsageError("predict", got=f"top={top}", need="at least 1", hint="--top 5")
         return self._rows(self._prepared(pictures, batch), min(top, len(self.classes)))
 
     def logits(self, pictures: Iterable[Picture], *, batch: int = 64) -> Tensor:
@@ -106,7 +106,7 @@ class Classifier:
     def _prepared(self, pictures: Iterable[Picture], batch: int) -> Iterator[list[_Ready | Unread]]:
         """Pictures in batches, in order."""
         if batch < 1:
-            raise UsageError("predict", got=f"batch={batch}", need="at least 1", hint="batch=64")
+            raise UsageError("predict", got=f"batch={batch}", need="at least 1", hint="--batch 64")
         if isinstance(pictures, str | PathLike | Image.Image) or (
             isinstance(pictures, np.ndarray) and pictures.ndim < 4
         ):
