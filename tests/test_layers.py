@@ -16,7 +16,8 @@ import pytest
 
 import eighteen
 
-ROOT = Path(eighteen.__path__[0])
+assert eighteen.__file__
+ROOT = Path(eighteen.__file__).parent  # an editable install has a second path, of the native library alone
 LAYERS = ("base", "data", "training", "advice", "results", "cloud", "api", "cli")
 ALSO = {"recipes": "base", "demo": "cli", "__main__": "cli"}  # what else stands at the top, and the layer that it is in
 BASE_IMPORTS = {"eighteen", "numpy", "pydantic", "pydantic_core", "tomli_w", *sys.stdlib_module_names}
