@@ -16,6 +16,7 @@ import pytest
 
 import eighteen
 
+assert eighteen.__file__
 ROOT = Path(eighteen.__file__).parent  # not __path__: an editable install begins it with the folder of the library
 LAYERS = ("base", "data", "training", "advice", "results", "cloud", "api", "cli")
 ALSO = {"recipes": "base", "demo": "cli", "__main__": "cli"}  # what else stands at the top, and the layer that it is in
