@@ -62,7 +62,8 @@ def test_readme_names_the_recipes_that_there_are():
 @every_page
 def test_every_command_on_the_pages_has_the_options_it_is_shown_with(page, capsys):
     for command, *words in commands(page.read_text("utf-8")):
-        assert cli.main([command, "--help"]) == 0
+        inner = words[:1] if command == "bench" else []
+        assert cli.main([command, *inner, "--help"]) == 0
         assert flags(words) <= flags(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 

@@ -2,8 +2,7 @@
 
 Random crops at 128, 160 and 224 px, and the centre at 224, of each picture of DATA/imagenet-sample: the native decoder,
 apart where it lets the DCT shrink the picture and where it does not; the same where Pillow lets the DCT shrink it too;
-and the renditions, where ``auto`` would read them and where it would not. It says nothing about speed, so a busy
-machine does not matter.
+and the renditions, where ``auto`` would read them and where it would not. A busy machine does not matter here.
 """
 
 from __future__ import annotations

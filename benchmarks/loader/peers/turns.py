@@ -36,8 +36,19 @@ def serve(prepare: Callable[[str, str], Pass], **versions: str) -> None:
             passes[contender, task] = prepare(contender, task)
         cpu_s, wall_s = cpu_time(), time.perf_counter()
         pictures = passes[contender, task]()
-        cpu_s, wall_s = cpu_time() - cpu_s, time.perf_counter() - wall_s
+        wall_s = time.perf_counter() - wall_s
+        cpu_s = cpu_time_at_rest() - cpu_s
         print(json.dumps({"pictures": pictures, "cpu_s": cpu_s, "wall_s": wall_s}), file=answers)
+
+
+def cpu_time_at_rest() -> float:
+    """``cpu_time`` once nothing works any more: a loader that runs ahead has by then done a pass's work for a pass."""
+    before = cpu_time()
+    while True:
+        time.sleep(0.05)
+        if (now := cpu_time()) - before < 0.001:
+            return now
+        before = now
 
 
 def cpu_time() -> float:
