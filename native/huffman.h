@@ -6,7 +6,7 @@
 
 namespace eighteen {
 
-constexpr int LOOK_AHEAD = 10;  // bits that index a table: with more, tables push each other out of the first-level cache
+constexpr int LOOK_AHEAD = 10;  // bits that index a table; 9 read slower, 11 take longer to build (LOG.md)
 constexpr unsigned BLOCK_END = 128;  // coefficients: more than a block has
 
 // The codes of a table: (bits of the code << 8 | symbol) by the next bits, and the long codes by their length.
