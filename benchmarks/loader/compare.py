@@ -97,7 +97,7 @@ def lay_out(folder: Path) -> None:
         for copy in range(COPIES):
             link(path, folder / "folder", copy)
         link(path, folder / "once", 0)
-    pack(folder / "once", folder / "packed.e18", val_share=0.0, renditions=[352, 256])
+    pack(folder / "once", folder / "packed.e18", val=0.0, renditions=[352, 256])
 
 
 def link(path: Path, folder: Path, copy: int) -> None:

@@ -149,7 +149,7 @@ def packed(folder: Path) -> Split:
         link = source / path.name.split("_")[0] / path.name
         link.parent.mkdir(parents=True)
         link.symlink_to(path.resolve())
-    pack(source, folder / "packed.e18", val_share=0.0, renditions=[int(name) for name in RENDITIONS])
+    pack(source, folder / "packed.e18", val=0.0, renditions=[int(name) for name in RENDITIONS])
     return datasets.open(folder / "packed.e18").splits["train"]
 
 

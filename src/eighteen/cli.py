@@ -103,8 +103,8 @@ def pack(
         report = pack_source(
             source,
             dest,
-            val_share=val,
-            test_share=test,
+            val=val,
+            test=test,
             seed=seed,
             group=group,
             max_side=max_side,

@@ -21,7 +21,7 @@ SMALL = (Task("crop 32", 32, True), Task("val 32", 32, False))
 def path(pictures, tmp_path_factory):
     """120 train JPEGs of 72 to 128 pixels, also as a rendition of 48."""
     path = tmp_path_factory.mktemp("packed") / "jpegs.e18"
-    pack(pictures, path, val_share=0.0, renditions=[48], procs=1)
+    pack(pictures, path, val=0.0, renditions=[48], procs=1)
     return path
 
 

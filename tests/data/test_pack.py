@@ -110,7 +110,7 @@ def test_classes_and_files_of_any_name_come_back(tmp_path: Path, name: str) -> N
 
 
 def test_train_is_shuffled_and_val_is_sorted(tmp_path: Path) -> None:
-    pack(_folder(tmp_path / "photos", 40, 40), tmp_path / "p.e18", val_share=0.5, procs=1)
+    pack(_folder(tmp_path / "photos", 40, 40), tmp_path / "p.e18", val=0.5, procs=1)
     opened = dataset.open(tmp_path / "p.e18")
     assert _sources(opened.path, "val") == sorted(_sources(opened.path, "val"))
     assert _sources(opened.path, "train") != sorted(_sources(opened.path, "train"))
@@ -233,7 +233,7 @@ def test_large_arrays_become_jpegs(tmp_path: Path) -> None:
 
 def test_groups_stay_together_in_the_dataset(tmp_path: Path) -> None:
     _folder(tmp_path / "photos", 20, 20)
-    pack(tmp_path / "photos", tmp_path / "p.e18", val_share=0.3, group=r"(class \d/\d\d)", procs=1)
+    pack(tmp_path / "photos", tmp_path / "p.e18", val=0.3, group=r"(class \d/\d\d)", procs=1)
     groups = [{name[:10] for name in _sources(tmp_path / "p.e18", split)} for split in ("train", "val")]
     assert not groups[0] & groups[1]
 
@@ -410,9 +410,10 @@ except MachineError as error:
 @pytest.mark.parametrize(
     "options",
     [
-        {"val_share": 1.0},
-        {"val_share": -0.1},
-        {"val_share": 0.6, "test_share": 0.6},
+        {"val": 1.0},
+        {"val": -0.1},
+        {"val": 0.6, "test": 0.6},
+        {"procs": 0},
         {"quality": 0},
         {"max_side": 0},
         {"renditions": (0,)},

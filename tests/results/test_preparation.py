@@ -66,7 +66,7 @@ def test_the_pixels_are_those_of_evaluation_bit_for_bit(made, kind, pictures, tm
     if kind == "jpeg":
         shutil.copytree(pictures, source)
     made(source)
-    pack(source, tmp_path / "packed.e18", val_share=0.5, procs=1)
+    pack(source, tmp_path / "packed.e18", val=0.5, procs=1)
     data = dataset.open(tmp_path / "packed.e18")
     card, settings, compared = _card(kind), Eval(size=32, crop=0.875, rect=False, batch=16, every=1), 0
     for split in data.splits.values():

@@ -18,7 +18,7 @@ def packed(tmp_path_factory):
     """30 train pictures, 16 x 16 in gray, of 3 classes."""
     path = tmp_path_factory.mktemp("packed") / "gray.e18"
     pixels = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
-    pack((pixels, np.arange(30) % 3), path, val_share=0.0, procs=1)
+    pack((pixels, np.arange(30) % 3), path, val=0.0, procs=1)
     return datasets.open(path)
 
 

@@ -32,7 +32,7 @@ def test_it_learns(tmp_path):
     rng, labels = np.random.default_rng(0), np.arange(144) % 3
     images = rng.integers(0, 150, (144, 16, 16, 3), np.uint8)
     images[np.arange(144), :, :, labels] += 60
-    data = eighteen.pack((images, labels), tmp_path / "colours.e18", val_share=0.25, procs=1)
+    data = eighteen.pack((images, labels), tmp_path / "colours.e18", val=0.25, procs=1)
     result = train(data, tmp_path)
     assert result.top1 is not None
     assert result.top1 > 0.9
@@ -93,7 +93,7 @@ def test_another_seed_is_another_run(data, run, tmp_path):
 
 
 def test_a_run_without_validation_keeps_its_newest_weights(tmp_path):
-    data = eighteen.pack(pictures(NUM_TRAIN, seed=1), tmp_path / "train.e18", val_share=0, procs=1)
+    data = eighteen.pack(pictures(NUM_TRAIN, seed=1), tmp_path / "train.e18", val=0, procs=1)
     result = train(data, tmp_path)
     assert (result.top1, result.best_top1) == (None, None)
     assert checkpoint.best(rundir.open(result.run)).step == NUM_STEPS

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from eighteen.base.errors import DataError, MachineError
+from eighteen.base.errors import DataError, MachineError, UsageError
 from eighteen.base.files import sync_folder, write_json
 from eighteen.base.hardware import num_cpus
 from eighteen.data import dataset, sources, work, workers
@@ -36,8 +36,8 @@ def pack(
     source: Any,
     dest: str | os.PathLike[str],
     *,
-    val_share: float = 0.1,
-    test_share: float = 0.0,
+    val: float = 0.1,
+    test: float = 0.0,
     seed: int = 0,
     group: str | None = None,
     max_side: int | None = None,
@@ -51,7 +51,7 @@ def pack(
     """Pack a source into the dataset ``dest``; if ``dest`` holds just this dataset already, nothing is done.
 
     source: a folder, a manifest (.csv, .tsv, .parquet), IDX files, .npz, .npy or arrays: see ``sources.read``
-    val_share, test_share: of each class, drawn with ``seed`` where the source has no such split of its own
+    val, test: shares of each class, drawn with ``seed`` where the source has no such split of its own
     group: a regular expression on the path, or a manifest's column: pictures of one group stay in one split
     max_side: px; longer pictures are made smaller      quality: of JPEGs that are encoded here
     renditions: short sides of further, smaller copies of all pictures, in px
@@ -61,7 +61,9 @@ def pack(
         a process was killed
     """
     started, root = time.monotonic(), Path(dest)
-    options = Options(val_share, test_share, seed, group, max_side, quality, tuple(renditions), shard_bytes)
+    if procs is not None and procs < 1:
+        raise UsageError("pack with procs", got=str(procs), need="1 process or more", hint="--procs 1")
+    options = Options(val, test, seed, group, max_side, quality, tuple(renditions), shard_bytes)
     plan = make_plan(sources.read(source, group=group), options)
     _check_apart(plan, root)
     kept = 0

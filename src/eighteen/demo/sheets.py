@@ -25,7 +25,7 @@ def pack_sheets(folder: Path, *, num_sheets: int = 40) -> Path:
         path = source / CLASSES[number % 2] / f"{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet(number).save(path, quality=QUALITY)
-    pack(source, dataset, val_share=0.0, renditions=RENDITIONS, procs=1)
+    pack(source, dataset, val=0.0, renditions=RENDITIONS, procs=1)
     return dataset
 
 
