@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ using eighteen::below;
 using eighteen::Bytes;
 using eighteen::Random;
 
-constexpr uint64_t MAX_NS = 2'000'000'000;  // of one input
+constexpr uint64_t MAX_NS = 2'000'000'000;  // of processor time for one input
 constexpr int MAX_PIXELS = 100'000'000;  // larger ones are refused before they are opened
 
 uint64_t seed, number;  // of the input in work
@@ -54,6 +55,8 @@ bool decode(const Bytes& bytes, Random& random) {
   return e18_make(&sample, shape, pixels.data(), &detail, message, sizeof message) == E18_OK;
 }
 
+uint64_t cpu_ns() { return static_cast<uint64_t>(std::clock()) * (1'000'000'000 / CLOCKS_PER_SEC); }
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -70,9 +73,9 @@ int main(int argc, char** argv) {
     Random random(seed * 0x9E3779B97F4A7C15ull + number);
     Bytes bytes = corpus[below(random, corpus.size())];
     for (size_t changes = below(random, 9); changes--;) eighteen::mutate(bytes, corpus[below(random, corpus.size())], random);
-    const uint64_t began = eighteen::now_ns();
+    const uint64_t began = cpu_ns();
     decoded += decode(bytes, random);
-    const uint64_t took = eighteen::now_ns() - began;
+    const uint64_t took = cpu_ns() - began;
     slowest = std::max(slowest, took);
     if (took > MAX_NS) return name_input(), std::fprintf(stderr, "took %.1f s\n", 1e-9 * double(took)), 1;
     ++number, ++done;

@@ -11,8 +11,10 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from eighteen.base import recipe as recipes
 from eighteen.base import result, rundir, world
@@ -26,6 +28,7 @@ from eighteen.base.rundir import RunDir
 from eighteen.data import dataset as datasets
 from eighteen.data.dataset import Dataset
 from eighteen.data.pack import pack as pack_source
+from eighteen.data.report import PackReport
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,13 +37,23 @@ if TYPE_CHECKING:
     from eighteen.results.classifier import Classifier
     from eighteen.training.evaluate import Evaluation
 
+P = ParamSpec("P")
+
 open = datasets.open
 
 
-def pack(source: Any, dest: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Pack ``source`` into the dataset ``dest`` and open it; ``options`` are those of ``data.pack.pack``."""
-    pack_source(source, dest, **options)
-    return open(dest)
+def _opened(pack: Callable[P, PackReport]) -> Callable[P, Dataset]:
+    """The same, but it returns the dataset instead of the report."""
+
+    @wraps(pack)
+    def packed(*args: P.args, **options: P.kwargs) -> Dataset:
+        return open(pack(*args, **options).path)
+
+    packed.__signature__ = signature(pack).replace(return_annotation=Dataset)  # type: ignore[attr-defined]  # for help()
+    return packed
+
+
+pack = _opened(pack_source)
 
 
 def train(
