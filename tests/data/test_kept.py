@@ -120,6 +120,11 @@ def test_the_device_comes_first_then_the_host(setting, num_bytes, visits, place)
     assert place_for(setting, num_bytes, Memory(host=100, device=100), visits=visits) == place
 
 
+def test_on_the_cpu_the_host_is_the_device_but_its_decoder_crops():
+    assert place_for("auto", 30, Memory(host=100, device=None), visits=2) == "host"
+    assert place_for("device", 30, Memory(host=100, device=None), visits=2) == "device"
+
+
 def test_what_was_asked_for_and_does_not_fit_is_told():
     with pytest.raises(MachineError, match=r"keep pictures on the device: got 2\.0 GiB of pixels, 4\.0 GiB free"):
         place_for("device", 2 * 2**30, Memory(host=2**40, device=4 * 2**30), visits=5)

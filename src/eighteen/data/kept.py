@@ -37,10 +37,10 @@ class Size(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes that are free; where the CPU is the device, device is what it may have of them."""
+    """Bytes that are free; device is None where the CPU is the device."""
 
     host: int
-    device: int
+    device: int | None
 
 
 def size_for(rendition: Rendition, *, side: int, share: float, channels: int) -> Size:
@@ -59,13 +59,16 @@ def place_for(setting: Setting, num_bytes: int, free: Memory, *, visits: float) 
     visits: to each picture, in the phase
     raises MachineError where they are asked to be kept and do not fit
     """
-    fits = {"host": num_bytes <= HOST_SHARE * free.host, "device": num_bytes <= DEVICE_SHARE * (free.device)}
+    on_device = free.host if free.device is None else free.device
+    fits = {"host": num_bytes <= HOST_SHARE * free.host, "device": num_bytes <= DEVICE_SHARE * on_device}
     if setting == "auto":
-        return next((place for place in ("device", "host") if fits[place] and visits >= MIN_VISITS), None)
+        # on the CPU the decoder's threads crop, and torch does not have to
+        places = ("host",) if free.device is None else ("device", "host")
+        return next((place for place in places if fits[place] and visits >= MIN_VISITS), None)
     if setting == "never":
         return None
     if not fits[setting]:
-        got = f"{num_bytes / 2**30:,.1f} GiB of pixels, {getattr(free, setting) / 2**30:,.1f} GiB free"
+        got = f"{num_bytes / 2**30:,.1f} GiB of pixels, {(on_device if setting == 'device' else free.host) / 2**30:,.1f} GiB free"
         raise MachineError(
             f"keep pictures on the {setting}", got=got, need="room for them and the model", hint="--set data.keep=auto"
         )

@@ -259,5 +259,5 @@ def _share_of_cpus(world: World) -> int:
 
 
 def _free_memory(world: World, device: torch.device) -> Memory:
-    host = available_bytes() // world.local_size
-    return Memory(host, torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host)
+    on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    return Memory(available_bytes() // world.local_size, on_device)
