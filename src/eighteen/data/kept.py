@@ -18,7 +18,7 @@ from torch import Tensor
 from eighteen.base.errors import MachineError
 from eighteen.data.dataset import Rendition
 
-HOST_SHARE, DEVICE_SHARE = 0.5, 0.4  # of the memory that is free: the model, and others, need some too
+SHARES: dict[Literal["host", "device"], float] = {"host": 0.5, "device": 0.4}  # of free memory: others need some too
 MULTIPLE = 32  # of a side, in pixels
 MIN_VISITS = 2  # fewer visits to each picture cost more than they save
 
@@ -59,8 +59,8 @@ def place_for(setting: Setting, num_bytes: int, free: Memory, *, visits: float) 
     visits: to each picture, in the phase
     raises MachineError where they are asked to be kept and do not fit
     """
-    on_device = free.host if free.device is None else free.device
-    fits = {"host": num_bytes <= HOST_SHARE * free.host, "device": num_bytes <= DEVICE_SHARE * on_device}
+    room = {"host": free.host, "device": free.host if free.device is None else free.device}
+    fits = {place: num_bytes <= SHARES[place] * room[place] for place in SHARES}
     if setting == "auto":
         # on the CPU the decoder's threads crop, and torch does not have to
         places = ("host",) if free.device is None else ("device", "host")
@@ -68,7 +68,7 @@ def place_for(setting: Setting, num_bytes: int, free: Memory, *, visits: float) 
     if setting == "never":
         return None
     if not fits[setting]:
-        got = f"{num_bytes / 2**30:,.1f} GiB of pixels, {(on_device if setting == 'device' else free.host) / 2**30:,.1f} GiB free"
+        got = f"{num_bytes / 2**30:,.1f} GiB of pixels, {room[setting] / 2**30:,.1f} GiB free"
         raise MachineError(
             f"keep pictures on the {setting}", got=got, need="room for them and the model", hint="--set data.keep=auto"
         )
