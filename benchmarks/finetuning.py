@@ -49,7 +49,7 @@ def pixels(recipe: eighteen.Recipe) -> float:
 
 def top1(name: str, data: eighteen.Dataset, folder: str, **options: object) -> eighteen.Result:
     result = eighteen.train(data, runs_dir=folder, name=name, **options)  # type: ignore[arg-type]
-    (RESULTS / f"{name}.log").write_text(RunDir(result.run).log.read_text())
+    (RESULTS / f"{name}.log").write_text(RunDir(result.run).log.read_text().replace(f"{folder}/", ""))
     print(f"{name}: {100 * (result.top1 or 0):.2f} % in {result.seconds:.0f} s", flush=True)
     return result
 

@@ -29,7 +29,7 @@ def measure(name: str, seeds: tuple[int, ...]) -> None:
             result = eighteen.train(data, changes=[f"train.seed={seed}"], runs_dir=folder, on_event=show)
             results.append(result)
             log = RunDir(result.run).log
-            (RESULTS / f"{name}-seed{seed}.log").write_text(log.read_text())
+            (RESULTS / f"{name}-seed{seed}.log").write_text(log.read_text().replace(f"{folder}/", ""))
     tops = [100 * (result.top1 or 0) for result in results]
     seconds = [result.seconds for result in results]
     record(name, seeds=seeds, top1=spread(tops), each_top1=tops, seconds=spread(seconds), cpus=num_cpus())
