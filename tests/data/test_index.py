@@ -13,7 +13,7 @@ def test_an_index_comes_back_as_it_was_saved_and_is_mapped(tmp_path: Path) -> No
     index = np.array([(0, 512, 100, 3, 20, 30, 2**32 - 1), (1, 2**40, 7, 0, 1, 1, 0)], INDEX_DTYPE)
     content = save_index(tmp_path / "full.index.npy", index)
     opened = open_index(tmp_path / "full.index.npy")
-    assert isinstance(opened, np.memmap)
+    assert isinstance(opened.base, np.memmap)
     assert (tmp_path / "full.index.npy").read_bytes() == content
     np.testing.assert_array_equal(opened, index)
 

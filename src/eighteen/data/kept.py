@@ -8,6 +8,7 @@ mapped with them. ``in_host_memory`` they become a raw rendition, which any deco
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -161,8 +162,15 @@ class Kept:
         self.place.pixels[samples] = pixels
         self.num_stored += len(samples)
 
+    @cached_property
+    def _as_large_as_source(self) -> bool:
+        widths, heights = self.source.index["width"], self.source.index["height"]
+        return bool((widths == self.size.width).all() and (heights == self.size.height).all())
+
     def boxes(self, samples: NDArray[np.int64], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes of the source, in kept pixels: [n, 4]."""
+        if self._as_large_as_source:
+            return boxes
         rows = self.source.index[samples]
         across, down = self.size.width / rows["width"], self.size.height / rows["height"]
         return (boxes * np.stack([across, down, across, down], axis=1)).astype(np.float32)

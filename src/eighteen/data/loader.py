@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
+from itertools import groupby, islice
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,8 @@ from eighteen.data.dataset import Rendition, Split
 from eighteen.data.kept import Kept, Memory, Setting, keep
 from eighteen.data.maker import Batch, BatchMaker, Cut, Sending
 from eighteen.data.prefetch import Ahead
+
+STEPS_TOGETHER = 8  # whose boxes and flips are drawn at once: one call of numpy takes as long for few as for many
 
 
 class TrainLoader:
@@ -121,13 +124,21 @@ class TrainLoader:
     def _cuts(self, steps: deque[Step]) -> Iterator[Cut]:
         """What this rank has to decode, step after step; each step is put behind ``steps``."""
         phase, rendition, kept = -1, None, None
-        for number in range(self._start, self._schedule.num_steps):
-            step = self._schedule.at(number)
+        for following in self._together():
+            step = following[0]
             if rendition is None or step.phase != phase:
                 phase, rendition = step.phase, self._rendition_for(step)
                 kept = self._kept_for(step, rendition, kept)
-            steps.append(step)
-            yield self._cut(step, rendition, kept)
+            for step, cut in zip(following, self._cuts_for(following, rendition, kept), strict=True):
+                steps.append(step)
+                yield cut
+
+    def _together(self) -> Iterator[list[Step]]:
+        """The steps that are left, a few of one phase at a time."""
+        steps = (self._schedule.at(number) for number in range(self._start, self._schedule.num_steps))
+        for _, of_phase in groupby(steps, key=lambda step: step.phase):
+            while some := list(islice(of_phase, STEPS_TOGETHER)):
+                yield some
 
     def _rendition_for(self, step: Step) -> Rendition:
         square = step.min_scale == 1.0
@@ -149,23 +160,23 @@ class TrainLoader:
         self.kept_bytes[step.phase] = kept and (kept.where, kept.num_bytes)
         return kept
 
-    def _cut(self, step: Step, rendition: Rendition, kept: Kept | None) -> Cut:
-        """What this rank has to decode for a step."""
-        mine = self._world.slice(step.batch)
-        samples, visits = self._order.at(step.first + mine.start, mine.stop - mine.start)
-        augment, seed = self._augment, self._order.seed
+    def _cuts_for(self, steps: list[Step], rendition: Rendition, kept: Kept | None) -> Iterator[Cut]:
+        """What this rank has to decode for some steps of one phase."""
+        first, mine = steps[0], self._world.slice(steps[0].batch)
+        stream = self._order.at(first.first, first.batch * len(steps))
+        samples, visits = (one.reshape(len(steps), -1)[:, mine.start : mine.stop] for one in stream)
+        augment, who = self._augment, {"seed": self._order.seed, "visits": visits.ravel(), "samples": samples.ravel()}
         boxes = train_boxes(
-            rendition.index["width"][samples],
-            rendition.index["height"][samples],
-            seed=seed,
-            visits=visits,
-            samples=samples,
-            min_scale=step.min_scale,
+            rendition.index["width"][who["samples"]],
+            rendition.index["height"][who["samples"]],
+            **who,
+            min_scale=first.min_scale,
             min_ratio=augment.min_ratio,
             max_ratio=augment.max_ratio,
         )
-        flips = train_flips(seed=seed, visits=visits, samples=samples) & augment.flip
-        return Cut(rendition, samples, visits, boxes, flips, step.size, step.size, kept)
+        flips = train_flips(**who) & augment.flip
+        for each in zip(samples, visits, boxes.reshape(*samples.shape, 4), flips.reshape(samples.shape), strict=True):
+            yield Cut(rendition, *each, first.size, first.size, kept)
 
 
 def eval_batches(

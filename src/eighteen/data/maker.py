@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
@@ -111,7 +111,7 @@ class BatchMaker:
 
     def _end(self, filling: _Filling) -> Sending:
         cut, slot, pending, then = filling
-        self.stages.add(**asdict(pending.result()))
+        self.stages.add(**vars(pending.result()))
         if then is None or then.kept is None:
             return _Arriving(self._send(slot, cut), cut)
         kept = then.kept

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class State:
     evals_without_gain: int = 0
     began: float = field(default_factory=time.monotonic)
 
-    @property
+    @cached_property
     def weights(self) -> list[nn.Parameter]:
         """The weights that train."""
         return [weight for group in self.optimizer.param_groups for weight in group["params"]]

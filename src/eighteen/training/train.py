@@ -13,6 +13,7 @@ from torch import nn
 
 from eighteen.base.errors import Diverged, Stalled, Stopped, UsageError
 from eighteen.base.events import OnEvent
+from eighteen.base.hardware import keep_freed_memory
 from eighteen.base.recipe import Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
@@ -175,6 +176,8 @@ def torch_settings(this: Job) -> Iterator[None]:
         torch.backends.cudnn.benchmark,
         torch.get_float32_matmul_precision(),
     )
+    if this.device.type == "cpu":
+        keep_freed_memory()
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
