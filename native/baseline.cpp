@@ -19,7 +19,18 @@ bool Baseline::open(const uint8_t* bytes, size_t length) {
   return header_.parse(bytes, length);
 }
 
-bool Baseline::start(int shrink, bool gray, int left, int right, int top, int bottom) {
+int Baseline::find_rows(e18_row* rows, int max_rows) {
+  if (!scan_.start(header_, end_)) return 0;
+  const Header::Component& luma = header_.components[0];
+  const int columns = ceil_div(header_.width, 8 * luma.across), num = ceil_div(header_.height, 8 * luma.down);
+  if (num > max_rows) return 0;
+  for (e18_row* row = rows; row < rows + num; ++row)
+    if (!scan_.tell(*row) || !scan_.skip_mcus(columns) || !scan_.end_row()) return 0;
+  return num;
+}
+
+bool Baseline::start(int shrink, bool gray, int left, int right, int top, int bottom, const e18_row* rows,
+                     uint32_t num_rows) {
   if (!scan_.start(header_, end_)) return false;
   const int size = 8 / shrink, out_width = ceil_div(header_.width, shrink);
   const Header::Component& luma = header_.components[0];
@@ -30,8 +41,9 @@ bool Baseline::start(int shrink, bool gray, int left, int right, int top, int bo
   mcu_width_ = luma.across * size, mcu_height_ = luma.down * size;
   columns_ = ceil_div(header_.width, 8 * luma.across);
   first_column_ = std::max(left - reach_, 0) / mcu_width_, end_column_ = ceil_div(std::min(right + reach_, out_width), mcu_width_);
-  row_ = 0;
   first_row_ = std::max(top - reach_, 0) / mcu_height_, end_row_ = ceil_div(std::min(bottom + reach_, out_height_), mcu_height_);
+  rows_ = num_rows == static_cast<uint32_t>(ceil_div(header_.height, 8 * luma.down)) ? rows : nullptr;
+  row_ = rows_ ? first_row_ : 0;
   num_planes_ = gray ? 1 : header_.num_components;
   for (int c = 0; c < header_.num_components; ++c) {
     if (c < num_planes_) plan(planes_[c], header_.components[c], shrink);
@@ -99,12 +111,13 @@ const uint8_t* Baseline::upsampled(Plane& plane, int y) {
 bool Baseline::decode_row() {
   const bool is_wanted = row_ >= first_row_, is_last = row_ == end_row_ - 1;
   int column = is_wanted ? first_column_ : 0;
+  if (rows_ && !scan_.seek(rows_[row_])) return false;
   if (!scan_.skip_mcus(column)) return false;
   for (; is_wanted && column < end_column_; ++column) {
     if (!scan_.read_mcu()) return false;
     put_mcu(column);
   }
-  if (!is_last && !scan_.skip_mcus(columns_ - column)) return false;
+  if (!rows_ && !is_last && !scan_.skip_mcus(columns_ - column)) return false;
   if (!scan_.end_row()) return false;
   if (is_wanted && reach_) extend_edges(planes_[1]), extend_edges(planes_[2]);
   ++row_;

@@ -21,8 +21,11 @@ class Baseline final : public Rows {
   bool open(const uint8_t* bytes, size_t length);  // reads the headers
   // shrink: 1, 2, 4 or 8      columns [left, right) and rows [top, bottom): what is needed, in shrunk pixels
   // gray: rows of 1 byte a pixel, else of 4 (RGB, and one to ignore)
-  bool start(int shrink, bool gray, int left, int right, int top, int bottom);
+  // rows: where the rows of MCUs begin, if there is one of each of them: only those that are needed are read
+  bool start(int shrink, bool gray, int left, int right, int top, int bottom, const e18_row* rows, uint32_t num_rows);
   bool read(uint8_t* row) override;
+
+  int find_rows(e18_row* rows, int max_rows);  // once opened: how many, or 0, as e18_find_rows
 
   int width() const { return header_.width; }
   int height() const { return header_.height; }
@@ -65,6 +68,7 @@ class Baseline final : public Rows {
   int reach_ = 0;  // from there to what is also needed
   int mcu_width_ = 0, mcu_height_ = 0;
   int columns_ = 0, first_column_ = 0, end_column_ = 0;  // of MCUs: all, and those wanted
+  const e18_row* rows_ = nullptr;
   int row_ = 0, first_row_ = 0, end_row_ = 0;  // of MCUs: the next, and those wanted
 };
 

@@ -16,12 +16,14 @@
 
 #include <jpeglib.h>
 
+#include "baseline.h"
 #include "clock.h"
 #include "crc32c.h"
 #include "eighteen.h"
 #include "picture.h"
 #include "processor.h"
 
+using eighteen::Baseline;
 using eighteen::Outcome;
 using eighteen::PictureMaker;
 
@@ -138,6 +140,13 @@ const char* e18_library(void) {
 
 uint32_t e18_crc32c(const void* bytes, uint64_t length) {
   return eighteen::crc32c(static_cast<const uint8_t*>(bytes), length);
+}
+
+int32_t e18_find_rows(const uint8_t* bytes, uint64_t length, e18_row* rows, int32_t max_rows) try {
+  thread_local Baseline baseline;
+  return baseline.open(bytes, length) ? baseline.find_rows(rows, max_rows) : 0;
+} catch (const std::bad_alloc&) {
+  return 0;
 }
 
 int e18_make(const e18_sample* sample, e18_shape shape, uint8_t* pixels, int64_t* detail, char* message,

@@ -13,7 +13,7 @@ extern "C" {
 
 #define E18_API __attribute__((visibility("default")))
 
-enum { E18_INTERFACE = 2 };  // changes with every change of this file
+enum { E18_INTERFACE = 3 };  // changes with every change of this file
 
 // What became of a sample. The texts are in data/native.py.
 enum {
@@ -28,6 +28,7 @@ enum {
   E18_WRONG_SIZE = 8,  // the picture has not the size that the index says; detail: width << 16 | height
   E18_TOO_LARGE = 9,  // more pixels, or more scans, than a sample may have
   E18_BAD_BOX = 10,  // a box that lies outside of its picture, or is empty
+  E18_BAD_ROWS = 11,  // its e18_rows are not those that were packed
 };
 
 enum { E18_MEMORY = -1 };
@@ -36,6 +37,13 @@ enum {
   E18_TOLERANT = 1,  // it may be a JPEG that makes libjpeg-turbo warn
   E18_LIBJPEG = 2,  // libjpeg-turbo decodes it, even if the decoder for plain JPEGs could: for tests
 };
+
+// Where a row of MCUs of a plain JPEG begins: what lies before it need not be read.
+typedef struct {
+  uint32_t bit;  // of the entropy-coded bytes, without the zeros that hide 0xFF
+  int16_t dc[3];  // what the first block of each component adds to
+  uint16_t unused;  // 0
+} e18_row;
 
 // A stored picture, and the part of it that is wanted.
 typedef struct {
@@ -48,6 +56,8 @@ typedef struct {
   float box_left, box_top, box_width, box_height;  // pixels of the stored picture
   uint32_t mirror;  // 1: left becomes right
   uint32_t options;  // E18_TOLERANT, E18_LIBJPEG, or both
+  const e18_row *rows;  // of the picture, [num_rows]; NULL and 0 if unknown
+  uint32_t num_rows, rows_crc32c;
 } e18_sample;
 
 // What a batch is made into.
@@ -71,6 +81,10 @@ E18_API const char *e18_library(void);  // "libjpeg-turbo 2.1.5"
 E18_API const char *e18_instructions(void);  // what is used of this processor: "avx2", "portable"
 
 E18_API uint32_t e18_crc32c(const void *bytes, uint64_t length);
+
+// Finds where the rows of MCUs begin, of which there are at most `max_rows`; returns how many there are, or 0 for all that
+// is no plain, sound JPEG without restart markers.
+E18_API int32_t e18_find_rows(const uint8_t *bytes, uint64_t length, e18_row *rows, int32_t max_rows);
 
 // One sample, by the calling thread. Returns what became of it.
 E18_API int e18_make(const e18_sample *sample, e18_shape shape, uint8_t *pixels, int64_t *detail, char *message,

@@ -25,6 +25,7 @@ using eighteen::Bytes;
 using eighteen::Random;
 
 constexpr uint64_t MAX_NS = 2'000'000'000;  // of processor time for one input
+constexpr int MAX_ROWS = 8192;
 constexpr int MAX_PIXELS = 100'000'000;  // larger ones are refused before they are opened
 
 uint64_t seed, number;  // of the input in work
@@ -47,6 +48,18 @@ bool decode(const Bytes& bytes, Random& random) {
     sample.box_left = below(random, sample.width), sample.box_top = below(random, sample.height);
     sample.box_width = 1 + below(random, sample.width - sample.box_left);
     sample.box_height = 1 + below(random, sample.height - sample.box_top);
+  }
+  // Half of them know where their rows are, and half of those wrongly.
+  static e18_row rows[MAX_ROWS];
+  if (random() & 1) {
+    sample.rows = rows;
+    sample.num_rows = static_cast<uint32_t>(e18_find_rows(bytes.data(), bytes.size(), rows, MAX_ROWS));
+    if (sample.num_rows && random() & 1) {
+      e18_row& row = rows[below(random, sample.num_rows)];
+      row.bit ^= static_cast<uint32_t>(random() >> random() % 64);
+      for (int16_t& dc : row.dc) dc = static_cast<int16_t>(random());
+    }
+    sample.rows_crc32c = eighteen::crc32c(reinterpret_cast<const uint8_t*>(rows), sizeof(e18_row) * sample.num_rows);
   }
   const e18_shape shape{int32_t(1 + random() % 96), int32_t(1 + random() % 96), random() & 1 ? 3 : 1, 0};
   Bytes pixels(size_t(shape.height) * shape.width * shape.channels);

@@ -76,6 +76,7 @@ Outcome PictureMaker::make(const e18_sample& sample, const e18_shape& shape, uin
   work.read_ns += have_read - began;
   work.read_bytes += sample.length;
   if (sample.fd != E18_MEMORY && crc32c(bytes_, sample.length) != sample.crc32c) return {E18_CHECKSUM};
+  if (crc32c(reinterpret_cast<const uint8_t*>(sample.rows), sizeof(e18_row) * sample.num_rows) != sample.rows_crc32c) return {E18_BAD_ROWS};
   const uint64_t verified = now_ns();
   work.verify_ns += verified - have_read;
   stage_.store(E18_DECODING, std::memory_order_relaxed);
@@ -124,7 +125,9 @@ bool PictureMaker::from_baseline(const e18_sample& sample, const e18_shape& shap
   if (uint32_t(baseline_.width()) != sample.width || uint32_t(baseline_.height()) != sample.height) return false;
   const int shrink = plan(sample, shape);
   const Axis &columns = resizer_.columns(), &rows = resizer_.rows();
-  if (!baseline_.start(shrink, shape.channels == 1, columns.first, columns.end, rows.first, rows.end)) return false;
+  if (!baseline_.start(shrink, shape.channels == 1, columns.first, columns.end, rows.first, rows.end,
+                       sample.rows, sample.num_rows))
+    return false;
   source_ns += now_ns() - began;
   return resizer_.run(baseline_, baseline_.row_pixels(), pixels, source_ns);
 }

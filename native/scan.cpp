@@ -212,12 +212,21 @@ const uint8_t* Bits::take(const uint8_t* bytes, const uint8_t* end) {
     if (!is_data) {
       std::memset(out, 0, MAX_OVERRUN);
       end_ = out;
-      return end - at >= 2 ? at : nullptr;
+      return end - at >= 2 && at[1] != 0xFF ? at : nullptr;  // after 0xFF any number of them may follow, or nothing
     }
     bytes = at + 2;
   }
   end_ = next_;
   return nullptr;
+}
+
+bool Bits::seek(ptrdiff_t place) {
+  if (place > 8 * (end_ - bytes_.data())) return false;
+  next_ = bytes_.data() + place / 8, window_ = 0, held_ = 0;
+  BitReader reader(*this);
+  reader.refill();
+  reader.drop(static_cast<unsigned>(place % 8));
+  return true;
 }
 
 bool Scan::start(const Header& header, const uint8_t* end) {
@@ -249,6 +258,21 @@ bool Scan::skip_mcus(int num) {
     to_restart_ -= at_once, num -= at_once;
   }
   return true;
+}
+
+bool Scan::seek(const e18_row& row) {
+  for (int c = 0; c < num_components_; ++c) components_[c].previous = row.dc[c];
+  return !interval_ && bits_.seek(row.bit);
+}
+
+bool Scan::tell(e18_row& row) const {
+  const ptrdiff_t place = bits_.place();
+  row = {static_cast<uint32_t>(place), {}, 0};
+  for (int c = 0; c < num_components_; ++c) {
+    row.dc[c] = static_cast<int16_t>(components_[c].previous);
+    if (row.dc[c] != components_[c].previous) return false;
+  }
+  return !interval_ && place <= UINT32_MAX;
 }
 
 bool Scan::end_row() {

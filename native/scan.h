@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "eighteen.h"
 #include "header.h"
 #include "huffman.h"
 
@@ -19,10 +20,12 @@ inline constexpr uint8_t PLACES[64 + 32] = {
 // whoever reads looks at `ran_out` after each MCU, so that there always are enough of those.
 class Bits {
  public:
-  // Takes the bits before the next marker, of which it returns the first byte; nullptr if there is none.
+  // Takes the bits before the next marker, of which it returns the first byte; nullptr if there is none, or an odd one.
   const uint8_t* take(const uint8_t* bytes, const uint8_t* end);
   bool ran_out() const { return left() < 0; }
   ptrdiff_t left() const { return 8 * (end_ - next_) + held_; }  // bits
+  ptrdiff_t place() const { return 8 * (next_ - bytes_.data()) - held_; }  // of the next bit
+  bool seek(ptrdiff_t place);  // false beyond the end
 
  private:
   friend class BitReader;
@@ -53,6 +56,10 @@ class Scan {
   void want_only_dc(int component) { components_[component].only_dc = true; }
   bool read_mcu();
   bool skip_mcus(int num);
+  // Goes to where a row of MCUs begins, or says where the next one does. Only without restart markers; false also where it
+  // cannot be.
+  bool seek(const e18_row& row);
+  bool tell(e18_row& row) const;
   bool end_row();  // after the last MCU of a row, or the last that is wanted
 
   const Block* blocks() const { return blocks_; }  // of the MCU that was read: all of a component, row by row, then the next

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from eighteen.base.errors import DataError
 from eighteen.base.hardware import num_cpus
 from eighteen.data import workers
-from eighteen.data.dataset import Origins, index_problem, read_facts, stored_files, stored_from
+from eighteen.data.dataset import ROWS, Origins, index_problem, read_facts, stored_files, stored_from
 from eighteen.data.index import open_index
 from eighteen.data.pictures import Unreadable, decode
 from eighteen.data.shards import RAW_HEADER, Stored, crc32c, sha256_of
@@ -141,6 +141,8 @@ def _jobs(root: Path, facts: Mapping[str, Any]) -> list[_Job]:
         jobs.append(_Job(root, stored_from(split["sources"]), "sources", num_classes, split, {}))
         for rendition in split["renditions"].values():
             jobs.append(_Job(root, stored_from(rendition["index"]), "index", num_classes, split, rendition))
+            rows = [rendition[key] for key in ROWS if key in rendition]
+            jobs += [_Job(root, stored_from(one), "list", num_classes, split, rendition) for one in rows]
             for number, shard in enumerate(rendition["shards"]):
                 jobs.append(_Job(root, stored_from(shard), rendition["kind"], num_classes, split, rendition, number))
     return jobs

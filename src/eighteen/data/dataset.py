@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError, MachineError
 from eighteen.data.index import INDEX_DTYPE, open_index
+from eighteen.data.rows import Rows, open_rows
 from eighteen.data.shards import Stored, crc32c, sha256_of
 
 FACTS = "dataset.json"
 WORK = ".pack"  # what a pack that is under way remembers
+ROWS = ("rows", "places")  # files that a rendition may have, see ``Rows``
 FORMAT = "eighteen"
 VERSION = 1
 
@@ -43,6 +45,7 @@ class Rendition:
     pixels: NDArray[np.uint8] | None  # [N, H, W, C] where the kind is raw, mapped
     source: Origins = field(repr=False)  # where each sample came from, for messages
     clean: bool = False  # no JPEG in it makes libjpeg-turbo warn
+    rows: Rows | None = None  # of its JPEGs, where they are known
     in_memory: bool = False  # its pixels are nobody else's: never read from a file, never verified
     _files: dict[int, int] = field(init=False, repr=False, default_factory=dict)
     _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
@@ -212,7 +215,7 @@ def stored_files(facts: Mapping[str, Any]) -> list[Stored]:
     for split in facts["splits"].values():
         named.append(split["sources"])
         for rendition in split["renditions"].values():
-            named += [rendition["index"], *rendition["shards"]]
+            named += [rendition["index"], *rendition["shards"], *(rendition[key] for key in ROWS if key in rendition)]
     return [stored_from(one) for one in named]
 
 
@@ -256,9 +259,11 @@ def _open_rendition(
     if problem := index_problem(index, shards, num_classes):
         raise _wrong_file(root, name, problem)
     pixels = np.load(root / shards[0].name, mmap_mode="r", allow_pickle=False) if facts["kind"] == "raw" else None
-    return Rendition(
-        facts["kind"], index, root, tuple(stored.name for stored in shards), pixels, origins, facts.get("clean", False)
-    )
+    rows = None
+    if all(key in facts for key in ROWS):
+        rows = open_rows(*(root / facts[key]["file"] for key in ROWS), num_samples=num_samples)
+    names = tuple(stored.name for stored in shards)
+    return Rendition(facts["kind"], index, root, names, pixels, origins, facts.get("clean", False), rows)
 
 
 def index_problem(index: NDArray[np.void], shards: Sequence[Stored], num_classes: int) -> str | None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from eighteen.base.errors import DataError
 from eighteen.base.files import write_atomic, write_json
 from eighteen.data.dataset import FACTS, FORMAT, VERSION, Origins, Rendition
-from eighteen.data.index import save_index
+from eighteen.data.index import save_array, save_index
 from eighteen.data.moments import moments
 from eighteen.data.parts import Part
 from eighteen.data.plan import Plan
@@ -87,12 +87,23 @@ def _finish_split(root: Path, plan: Plan, name: str, parts: Sequence[Part]) -> d
             "clean": all(part.clean for part in parts),
             "index": _facts(_stored(file, content)),
             "shards": [_facts(part.shards[rendition]) for part in parts],
+            **_finish_rows(root, f"{name}/{rendition}", parts, rendition),
         }
     return {
         "samples": len(items),
         "renditions": renditions,
         "sources": _facts(_write(root, f"{name}/sources.jsonl", origins.encode())),
     }
+
+
+def _finish_rows(root: Path, name: str, parts: Sequence[Part], rendition: str) -> dict[str, Any]:
+    """The two files of ``Rows``; none where nothing is known of any sample."""
+    rows, places = (np.concatenate(both) for both in zip(*(part.rows[rendition] for part in parts), strict=True))
+    if not len(rows):
+        return {}
+    places["first"] = np.cumsum(places["num"], dtype=np.uint64) - places["num"]
+    files = {"rows": (f"{name}.rows.npy", rows), "places": (f"{name}.places.npy", places)}
+    return {key: _facts(_stored(file, save_array(root / file, array))) for key, (file, array) in files.items()}
 
 
 def _index(parts: Sequence[Part], rendition: str) -> NDArray[np.void]:

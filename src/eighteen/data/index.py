@@ -31,8 +31,13 @@ INDEX_DTYPE = np.dtype(
 def save_index(path: Path, index: NDArray[np.void]) -> bytes:
     """Write ``index`` ([N] of INDEX_DTYPE) whole or not at all, and return the bytes of the file."""
     assert index.dtype == INDEX_DTYPE
+    return save_array(path, index)
+
+
+def save_array(path: Path, array: NDArray[np.void]) -> bytes:
+    """Write any array whole or not at all, and return the bytes of the file."""
     buffer = io.BytesIO()
-    np.save(buffer, index, allow_pickle=False)
+    np.save(buffer, array, allow_pickle=False)
     write_atomic(path, buffer.getvalue())
     return buffer.getvalue()
 

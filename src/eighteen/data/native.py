@@ -19,14 +19,30 @@ import eighteen.data
 from eighteen.base.errors import MachineError
 from eighteen.data.dataset import Rendition
 from eighteen.data.decoder import Slow, Timings, undecodable
+from eighteen.data.rows import ROW_DTYPE
 
-INTERFACE = 2  # of native/eighteen.h
+INTERFACE = 3  # of native/eighteen.h
 FILE = "libeighteen_native.so"
 MESSAGE_BYTES = 200  # JMSG_LENGTH_MAX of libjpeg
 
-OK, CANCELLED, READ_FAILED, SHORT, CHECKSUM, NO_MEMORY, NOT_DECODED, WARNED, WRONG_SIZE, TOO_LARGE, BAD_BOX = range(11)
+(
+    OK,
+    CANCELLED,
+    READ_FAILED,
+    SHORT,
+    CHECKSUM,
+    NO_MEMORY,
+    NOT_DECODED,
+    WARNED,
+    WRONG_SIZE,
+    TOO_LARGE,
+    BAD_BOX,
+    BAD_ROWS,
+) = range(12)
 STAGES = ("read", "decode")
 TOLERANT, LIBJPEG = 1, 2  # options of a sample
+NO_ROWS = (0, 0, 0)
+MAX_ROWS = 8192  # of 8 pixels: more than a JPEG can have
 MEMORY = -1  # in place of a file: the offset is an address
 
 SAMPLE = np.dtype(
@@ -40,6 +56,9 @@ SAMPLE = np.dtype(
         ("box", "<f4", 4),
         ("mirror", "<u4"),
         ("options", "<u4"),
+        ("rows", "<u8"),
+        ("num_rows", "<u4"),
+        ("rows_crc32c", "<u4"),
     ]
 )
 
@@ -72,6 +91,7 @@ def library() -> ctypes.CDLL | None:
         "e18_slowest": (pointer, pointer, pointer, pointer, pointer),
         "e18_submit": (pointer, pointer, pointer, ctypes.c_int64, _Shape, pointer, pointer, pointer),
         "e18_wait": (number, pointer, pointer, pointer, ctypes.c_char_p, number),
+        "e18_find_rows": (ctypes.c_int32, pointer, ctypes.c_uint64, pointer, ctypes.c_int32),
         "e18_make": (number, pointer, _Shape, pointer, pointer, ctypes.c_char_p, number),
     }
     for name, (result, *arguments) in signatures.items():
@@ -114,6 +134,10 @@ class NativeDecoder:
         for name in ("offset", "length", "crc32c", "width", "height"):
             wanted[name] = rows[name]
         wanted["box"], wanted["mirror"], wanted["options"] = boxes, flips, 0 if rendition.clean else TOLERANT
+        if rendition.rows:
+            places = rendition.rows.places[samples]
+            wanted["rows"] = rendition.rows.rows.ctypes.data + places["first"] * np.uint64(ROW_DTYPE.itemsize)
+            wanted["num_rows"], wanted["rows_crc32c"] = places["num"], places["crc32c"]
         if rendition.in_memory and rendition.pixels is not None:
             wanted["file"], wanted["length"] = MEMORY, rendition.pixels[0].nbytes
             wanted["offset"] = rendition.pixels.ctypes.data + samples * rendition.pixels[0].nbytes
@@ -204,6 +228,8 @@ class _Batch:
             )
         if status == CHECKSUM:
             return rendition.broken(sample, "bytes that do not match their checksum")
+        if status == BAD_ROWS:
+            return rendition.broken(sample, "rows of blocks that do not match their checksum")
         return undecodable(rendition, sample, reason(status, detail, message))
 
 
@@ -236,6 +262,15 @@ def warning(content: bytes, size: tuple[int, int]) -> str | None:
     return why if status == WARNED else None
 
 
+def rows(content: bytes) -> NDArray[np.void]:
+    """Where the rows of blocks of a JPEG begin: [R] of ROW_DTYPE, none if it is no plain one or nothing was built."""
+    found = np.zeros(MAX_ROWS, ROW_DTYPE)
+    native = library()
+    pixels = np.frombuffer(content, np.uint8)
+    num = native.e18_find_rows(pixels.ctypes.data, len(content), found.ctypes.data, MAX_ROWS) if native else 0
+    return found[:num].copy()
+
+
 def _make(
     source: bytes | NDArray[np.uint8],
     box: list[float],
@@ -258,6 +293,7 @@ def _make(
         box,
         0,
         options,
+        *NO_ROWS,
     )
     detail, message = ctypes.c_int64(), ctypes.create_string_buffer(MESSAGE_BYTES)
     told = ctypes.byref(detail), message, MESSAGE_BYTES

@@ -24,6 +24,7 @@ from eighteen.data import native
 from eighteen.data.dataset import WORK
 from eighteen.data.index import INDEX_DTYPE
 from eighteen.data.pictures import Encoded, Prepared, Refused
+from eighteen.data.rows import PLACE_DTYPE, ROW_DTYPE
 from eighteen.data.shards import RawWriter, Stored, TarWriter, crc32c
 from eighteen.data.work import Outcome
 
@@ -39,6 +40,7 @@ class Part:
     last: int  # the position in the split's order where the next part begins
     samples: NDArray[np.void]  # [N] of SAMPLE_DTYPE
     indexes: Mapping[str, NDArray[np.void]]  # by rendition: [N] of INDEX_DTYPE
+    rows: Mapping[str, tuple[NDArray[np.void], NDArray[np.void]]]  # by rendition: as ``Rows``, of this part
     shards: Mapping[str, Stored]  # by rendition
     converted: Mapping[str, int]  # what was converted -> how often
     refused: Sequence[tuple[int, str]]  # item, cause
@@ -54,7 +56,8 @@ class PartWriter:
         self._root, self._split, self._number, self._first_sample = root, split, number, first_sample
         (root / split).mkdir(exist_ok=True)
         self._writers = {name: _writer(root, split, name, number, shape) for name, shape in shapes.items()}
-        self._rows: dict[str, list[tuple[int, ...]]] = {name: [] for name in shapes}
+        self._index: dict[str, list[tuple[int, ...]]] = {name: [] for name in shapes}
+        self._rows: dict[str, list[bytes]] = {name: [] for name in shapes}
         self._samples: list[tuple[int, bytes, int]] = []
         self._converted: Counter[str] = Counter()
         self._refused: list[tuple[int, str]] = []
@@ -75,7 +78,8 @@ class PartWriter:
         for name, encoded in zip(self._writers, _renditions(outcome.result), strict=True):
             offset = self._writers[name].add(self._first_sample + self.num_samples, encoded.content, label)
             facts = (offset, len(encoded.content), label, encoded.width, encoded.height, crc32c(encoded.content))
-            self._rows[name].append((self._number, *facts))
+            self._index[name].append((self._number, *facts))
+            self._rows[name].append(encoded.rows)
         self._samples.append((outcome.number, outcome.digest, outcome.result.channels))
         if outcome.result.converted:
             self._converted[outcome.result.converted] += 1
@@ -86,7 +90,8 @@ class PartWriter:
             self._number,
             last,
             np.array(self._samples, SAMPLE_DTYPE),
-            {name: np.array(rows, INDEX_DTYPE) for name, rows in self._rows.items()},
+            {name: np.array(rows, INDEX_DTYPE) for name, rows in self._index.items()},
+            {name: _joined(rows) for name, rows in self._rows.items()},
             {name: writer.close() for name, writer in self._writers.items()},
             dict(self._converted),
             self._refused,
@@ -98,6 +103,14 @@ class PartWriter:
     def discard(self) -> None:
         for writer in self._writers.values():
             writer.discard()
+
+
+def _joined(rows: list[bytes]) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    places = np.zeros(len(rows), PLACE_DTYPE)
+    places["num"] = [len(one) // ROW_DTYPE.itemsize for one in rows]
+    places["first"] = np.cumsum(places["num"]) - places["num"]
+    places["crc32c"] = [crc32c(one) for one in rows]
+    return np.frombuffer(b"".join(rows), ROW_DTYPE), places
 
 
 def finished_parts(root: Path, split: str) -> list[Part]:
@@ -125,6 +138,8 @@ def _memory(root: Path, split: str, number: int) -> Path:
 def _save(root: Path, part: Part) -> None:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"index-{name}": index for name, index in part.indexes.items()}
+    for name, (rows, places) in part.rows.items():
+        arrays |= {f"rows-{name}": rows, f"places-{name}": places}
     np.savez(buffer, samples=part.samples, **arrays)
     memory = _memory(root, part.split, part.number)
     write_atomic(memory.with_suffix(".npz"), buffer.getvalue())
@@ -147,6 +162,9 @@ def _load(root: Path, split: str, number: int) -> Part | None:
         return None
     with np.load(memory.with_suffix(".npz"), allow_pickle=False) as arrays:
         indexes = {name: arrays[f"index-{name}"] for name in shards}
+        rows = {name: (arrays[f"rows-{name}"], arrays[f"places-{name}"]) for name in shards}
         samples = arrays["samples"]
     refused = [(item, cause) for item, cause in facts["refused"]]
-    return Part(split, number, facts["last"], samples, indexes, shards, facts["converted"], refused, facts["clean"])
+    return Part(
+        split, number, facts["last"], samples, indexes, rows, shards, facts["converted"], refused, facts["clean"]
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -57,6 +57,7 @@ class Encoded:
     content: bytes  # a JPEG, or raw pixels: uint8, [height, width, channels]
     width: int
     height: int
+    rows: bytes = field(default=b"", compare=False, repr=False)  # of ROW_DTYPE, see ``rows``
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,8 @@ def fit(image: Image.Image, target: Target, *, converted: str | None, content: b
     size = _limited(image.size, target.max_side)
     if size != image.size:
         image, converted = _resize(image, size), converted or "resized"
-    if content is None or converted or target.raw_channels:
-        full = _encode(image, target)
-    else:
-        full = Encoded(content, *image.size)
+    changes = converted or target.raw_channels
+    full = _encode(image, target) if content is None or changes else _jpeg(content, image.size)
     smaller = tuple(_shrunk(image, side, full, target) for side in target.renditions)
     return Prepared(full, smaller, channels, converted)
 
@@ -266,4 +265,8 @@ def _encode(image: Image.Image, target: Target) -> Encoded:
         raise Unreadable(f"a side of {max(image.size):,} px, more than a JPEG's {MAX_JPEG_SIDE:,}")
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=target.quality, subsampling="4:2:0")
-    return Encoded(buffer.getvalue(), *image.size)
+    return _jpeg(buffer.getvalue(), image.size)
+
+
+def _jpeg(content: bytes, size: tuple[int, int]) -> Encoded:
+    return Encoded(content, *size, native.rows(content).tobytes())
