@@ -66,6 +66,14 @@ def test_crops_are_the_same_with_and_without(root: Path, name: str) -> None:
         np.testing.assert_array_equal(random_crops(rendition, seed=seed), without)
 
 
+def test_a_part_of_a_rendition_keeps_its_rows(root: Path) -> None:
+    rendition = dataset.open(root).splits["train"].renditions["full"]
+    turned = rendition.of(np.arange(NUM)[::-1])
+    for seed in range(5):
+        without = random_crops(dataclasses.replace(turned, rows=None), seed=seed)
+        np.testing.assert_array_equal(random_crops(turned, seed=seed), without)
+
+
 def test_what_lies_above_a_crop_is_not_read(root: Path) -> None:
     """Rows that point to other rows give other pixels: so they are what is followed."""
     rendition = dataset.open(root).splits["train"].renditions["full"]
@@ -78,6 +86,7 @@ def test_what_lies_above_a_crop_is_not_read(root: Path) -> None:
 
 
 def test_a_dataset_without_rows_opens_and_gives_the_same(root: Path) -> None:
+    digest = dataset.open(root).digest
     expected = random_crops(dataset.open(root).splits["train"].renditions["full"], seed=5)
     facts = json.loads((root / "dataset.json").read_text())
     for rendition in facts["splits"]["train"]["renditions"].values():
@@ -86,6 +95,7 @@ def test_a_dataset_without_rows_opens_and_gives_the_same(root: Path) -> None:
     (root / "dataset.json").write_text(json.dumps(facts))
     older = dataset.open(root).splits["train"].renditions["full"]
     assert older.rows is None
+    assert dataset.open(root).digest == digest
     np.testing.assert_array_equal(random_crops(older, seed=5), expected)
 
 

@@ -10,7 +10,7 @@ import ctypes
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def make_pass(split: Split, setting: Setting, *, batch: int, channels: int = 3) 
 def some(split: Split, count: int) -> Split:
     """So many samples of a split, spread over all of it; repeated where it has fewer."""
     chosen = np.arange(count) * max(1, split.num_samples // count) % split.num_samples
-    renditions = {name: replace(one, index=one.index[chosen]) for name, one in split.renditions.items()}
+    renditions = {name: one.of(chosen) for name, one in split.renditions.items()}
     return Split(split.name, count, split.labels[chosen], renditions, split.source)
 
 
@@ -232,11 +232,9 @@ def _bare(split: Split, setting: Setting, batch: int, channels: int) -> Work:
 def _wanted(rendition: Rendition, task: Task, store: NDArray[np.uint8]) -> NDArray[np.void]:
     """All samples of a rendition whose bytes lie one after the other in ``store``: [N] of native.SAMPLE."""
     rows, samples = rendition.index, np.arange(len(rendition.index))
-    wanted = np.zeros(len(rows), native.SAMPLE)
-    for name in ("length", "crc32c", "width", "height"):
-        wanted[name] = rows[name]
+    wanted = native.described(rendition, samples)
     wanted["offset"] = store.ctypes.data + np.cumsum(rows["length"]) - rows["length"]
-    wanted["file"], wanted["options"] = native.MEMORY, 0 if rendition.clean else native.TOLERANT
+    wanted["file"] = native.MEMORY
     if not task.is_random:
         wanted["box"] = eval_boxes(rows["width"], rows["height"], crop=EVAL_CROP)
         return wanted

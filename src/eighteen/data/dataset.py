@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +52,12 @@ class Rendition:
 
     def __post_init__(self) -> None:
         weakref.finalize(self, _close_all, self._files)
+
+    def of(self, samples: NDArray[np.int64]) -> Rendition:
+        """The same of these samples only, in this order."""
+        pixels = None if self.pixels is None else self.pixels[samples]
+        rows = self.rows and replace(self.rows, places=self.rows.places[samples])
+        return replace(self, index=self.index[samples], pixels=pixels, rows=rows)
 
     def read(self, sample: int) -> bytes:
         """The bytes of a sample, verified: a JPEG, or the raw pixels. Safe from many threads.
@@ -225,7 +231,15 @@ def stored_from(one: Mapping[str, Any]) -> Stored:
 
 def _digest(facts: Mapping[str, Any]) -> str:
     content = {key: facts[key] for key in ("version", "classes", "channels", "splits")}
+    content["splits"] = {
+        name: split | {"renditions": {key: _but_rows(one) for key, one in split["renditions"].items()}}
+        for name, split in facts["splits"].items()
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _but_rows(rendition: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in rendition.items() if key not in ROWS}
 
 
 def _check_length(root: Path, stored: Stored) -> None:

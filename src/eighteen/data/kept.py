@@ -82,7 +82,7 @@ def in_host_memory(rendition: Rendition, size: Size) -> Rendition:
     index = np.array(rendition.index)
     index["width"], index["height"] = size.width, size.height
     pixels = np.empty((num_samples, *size), np.uint8)  # memory is taken as it is written
-    return replace(rendition, kind="raw", index=index, pixels=pixels, in_memory=True)
+    return replace(rendition, kind="raw", index=index, pixels=pixels, rows=None, in_memory=True)
 
 
 class OnDevice:

@@ -129,15 +129,8 @@ class NativeDecoder:
         flips: NDArray[np.bool_],
         out: NDArray[np.uint8],
     ) -> _Batch:
-        rows = rendition.index[samples]
-        wanted = np.zeros(len(samples), SAMPLE)
-        for name in ("offset", "length", "crc32c", "width", "height"):
-            wanted[name] = rows[name]
-        wanted["box"], wanted["mirror"], wanted["options"] = boxes, flips, 0 if rendition.clean else TOLERANT
-        if rendition.rows:
-            places = rendition.rows.places[samples]
-            wanted["rows"] = rendition.rows.rows.ctypes.data + places["first"] * np.uint64(ROW_DTYPE.itemsize)
-            wanted["num_rows"], wanted["rows_crc32c"] = places["num"], places["crc32c"]
+        wanted = described(rendition, samples)
+        wanted["box"], wanted["mirror"] = boxes, flips
         if rendition.in_memory and rendition.pixels is not None:
             wanted["file"], wanted["length"] = MEMORY, rendition.pixels[0].nbytes
             wanted["offset"] = rendition.pixels.ctypes.data + samples * rendition.pixels[0].nbytes
@@ -231,6 +224,19 @@ class _Batch:
         if status == BAD_ROWS:
             return rendition.broken(sample, "rows of blocks that do not match their checksum")
         return undecodable(rendition, sample, reason(status, detail, message))
+
+
+def described(rendition: Rendition, samples: NDArray[np.int64]) -> NDArray[np.void]:
+    """What is known of these samples: [N] of SAMPLE, still without files, boxes and flips."""
+    index, wanted = rendition.index[samples], np.zeros(len(samples), SAMPLE)
+    for name in ("offset", "length", "crc32c", "width", "height"):
+        wanted[name] = index[name]
+    wanted["options"] = 0 if rendition.clean else TOLERANT
+    if rendition.rows:
+        places = rendition.rows.places[samples]
+        wanted["rows"] = rendition.rows.rows.ctypes.data + places["first"] * np.uint64(ROW_DTYPE.itemsize)
+        wanted["num_rows"], wanted["rows_crc32c"] = places["num"], places["crc32c"]
+    return wanted
 
 
 def decode(
