@@ -32,6 +32,7 @@ from eighteen.data.pack import pack
 HERE = Path(__file__).parent
 PEERS, BUILT = HERE / "peers", HERE.parents[1] / "build" / "peers"
 COPIES = 9  # of 120 pictures
+LONG_PASS = 8192  # pictures: so many that what a loader takes once, threads and memory, is little of it, as in training
 CONTENDERS = {  # by script: the environment, None for our own, and who runs in it
     "stock.py": ("torch", ["stock", "webdataset"]),
     "dali_cpu.py": ("dali", ["DALI"]),
@@ -221,7 +222,7 @@ def main(*, rounds: int) -> None:
             except (RuntimeError, BrokenPipeError) as error:
                 absent |= dict.fromkeys(contenders, str(error))
         times = take_turns(loaders, rounds=rounds)
-        findings = [*peers(times), *parts(folder / "packed.e18", rounds=rounds, num_pictures=1024)]
+        findings = [*peers(times), *parts(folder / "packed.e18", rounds=rounds, num_pictures=LONG_PASS)]
     record(
         "loader",
         rounds=rounds,

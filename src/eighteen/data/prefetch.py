@@ -6,9 +6,12 @@ In: any iterator, host arrays. Out: the same items in the same order; tensors on
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -113,8 +116,8 @@ class Sent:
 class Transfer:
     """Moves pictures from host memory to a device: ``slot``, fill its images, ``send`` it; any thread may ``receive``.
 
-    On CUDA the slots are a ring of pinned memory and the copies run on a stream of their own; on the CPU nothing is
-    copied.
+    On CUDA the slots are a ring of pinned memory and the copies run on a stream of their own. On the CPU nothing is
+    copied, and a slot's memory is used again as soon as nobody holds its images any more.
 
     num_slots: how many may be out at a time, between ``slot`` and ``send``
     """
@@ -124,14 +127,25 @@ class Transfer:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
             self._ring = itertools.cycle([_Pinned() for _ in range(num_slots + 1)])
+        self._dropped: deque[np.ndarray] = deque(maxlen=num_slots + 1)
 
     def slot(self, shape: tuple[int, int, int, int]) -> Slot:
         """Host memory for [N, H, W, C] uint8. Waits until the last copy out of it has ended."""
         if self._device.type != "cuda":
-            # numpy asks for huge pages, torch does not: 20 times fewer faults, 0.05 ms less for a picture of 224 px
-            return Slot(torch.from_numpy(np.empty(shape, np.uint8)), None)
+            return Slot(self._used_again(shape), None)
         pinned = next(self._ring)
         return Slot(pinned.memory_for(shape), pinned)
+
+    def _used_again(self, shape: tuple[int, ...]) -> Tensor:
+        num_bytes = math.prod(shape)
+        memory = self._dropped.popleft() if self._dropped else np.empty(0, np.uint8)
+        if memory.size < num_bytes:
+            # numpy asks for huge pages, torch does not: 20 times fewer faults, 0.05 ms less for a picture of 224 px
+            memory = np.empty(num_bytes, np.uint8)
+        images = memory[:num_bytes].reshape(shape)
+        # The tensor, and whatever shares its storage, holds this array and no other: it dies with the last of them.
+        weakref.finalize(images, self._dropped.append, memory).atexit = False
+        return torch.from_numpy(images)
 
     def send(self, slot: Slot, *others: Tensor) -> Sent:
         """Start to copy a slot's images, and other tensors, to the device."""
