@@ -33,4 +33,5 @@ def test_memory_that_is_too_small_is_not_used_again() -> None:
     small = transferring.slot(SHAPE).images
     del small
     large = transferring.slot((4, 8, 6, 3)).images
-    assert large.shape == (4, 8, 6, 3) and large.numel() == large.untyped_storage().nbytes()
+    assert large.shape == (4, 8, 6, 3)
+    assert large.numel() == large.untyped_storage().nbytes()
