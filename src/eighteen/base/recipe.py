@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from eighteen.base.errors import RecipeError, did_you_mean
 
@@ -165,8 +165,15 @@ class Train(Section):
     )
     compile: bool = Field(default=False, description="torch.compile the model")
     deterministic: bool = Field(default=False, description="repeatable algorithms only, and float32 without shortcuts")
+    exact: bool = Field(default=False, description="the same bits on 1, 2, 4 ... ranks: see docs/reliability.md")
+    virtual_workers: PositiveInt = Field(
+        default=8, description="if exact: in how many parts a batch is computed; a power of two, the most ranks"
+    )
     micro_batch: Annotated[int, Field(ge=0)] = Field(
         default=0, description="most pictures in one forward pass of a rank; 0: its whole share"
+    )
+    ghost_batch: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="pictures over which batch norm takes its statistics; 0: those of a forward pass"
     )
     checkpoint: Literal["epoch", "phase"] = Field(default="epoch", description="after which of them to save")
     checkpoint_minutes: Annotated[float, Field(gt=0)] = Field(default=5.0, description="most minutes without saving")
@@ -174,6 +181,13 @@ class Train(Section):
         default=0, description="stop after this many evaluations without a better top-1; 0: never"
     )
     log_every: PositiveInt = Field(default=10, description="steps between step events")
+
+    @field_validator("virtual_workers")
+    @classmethod
+    def _a_power_of_two(cls, count: int) -> int:
+        if count & (count - 1):
+            raise ValueError(f"{count} is not a power of two")
+        return count
 
 
 class Recipe(Section):

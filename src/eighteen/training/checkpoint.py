@@ -3,6 +3,7 @@
     checkpoints/step-000123/model.safetensors       weights under their own names; what evaluation and prediction load
                             ema.safetensors         their moving average, where the recipe has one
                             optimizer.safetensors   momentum and the like, as "<weight>.<buffer>"
+                            ranks.safetensors       running statistics of each rank, where they differ: [ranks, count]
                             state.json              step, cursor, seconds, best, card
                             commit.json             {file: {bytes, sha256}}; a folder without it is no checkpoint
 
@@ -55,7 +56,7 @@ class Checkpoint:
         return self.tensors("ema" if ema.exists() else "model")
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """One of "model", "ema", "optimizer"."""
+        """One of "model", "ema", "optimizer", "ranks"."""
         return read_weights(self.path / f"{part}.safetensors")
 
 

@@ -8,16 +8,14 @@ from eighteen.base.errors import RecipeError
 from eighteen.base.recipe import Recipe
 from eighteen.data.dataset import Dataset
 from eighteen.training import models
+from eighteen.training.job import check_world
 from eighteen.training.optim import parameter_groups
 from eighteen.training.weights import weights_of
 
 
 def preflight(recipe: Recipe, data: Dataset, *, num_ranks: int, model: nn.Module | None = None) -> None:
     """Build the recipe's model once, and raise RecipeError or DataError if it could not be trained on ``data``."""
-    for number, phase in enumerate(recipe.phases):
-        if phase.batch < 2 * num_ranks:
-            need, hint = f"at least 2 for each of the {num_ranks} ranks", f"--batch {64 * num_ranks}"
-            raise RecipeError(f"phases[{number}].batch", got=str(phase.batch), need=need, hint=hint)
+    check_world(recipe, num_ranks)
     channels = data.channels if recipe.data.gray else 3
     for name in ("mean", "std"):
         given = getattr(recipe.data, name)

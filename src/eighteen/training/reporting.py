@@ -20,9 +20,11 @@ from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
 from eighteen.training import checkpoint
+from eighteen.training import snapshot as snapshots
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.job import Job
-from eighteen.training.state import State, save
+from eighteen.training.state import State
+from eighteen.training.writer import Saved, Writer
 
 HEARTBEAT_S = 1.0
 MAX_STREAK = 3  # steps in a row with a non-finite loss before the run ends
@@ -51,6 +53,8 @@ class Reporter:
     def __init__(self, this: Job, state: State, loader: TrainLoader, on_event: OnEvent | None) -> None:
         self._this, self._state, self._loader, self._on_event = this, state, loader, on_event
         self._reader = _Reader(this.device)
+        self._writer = Writer(self._saved)
+        self._unsaved: OSError | None = None
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
@@ -90,6 +94,7 @@ class Reporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if error is not None:
+            self._writer.wait()
             self._end(type(error).__name__, exit_code_of(error))
 
     def is_logged(self, step: Step) -> bool:
@@ -106,6 +111,7 @@ class Reporter:
     def stepped(self, step: Step, outcome: Tensor) -> None:
         """Count a finished step; its outcome is read when the next one is done."""
         self._state.step, self.is_best = step.number + 1, False
+        self._writer.poll()
         if step.phase != self._phase:
             self._phase = step.phase
             facts = {name: getattr(step, name) for name in ("phase", "size", "batch", "epoch")}
@@ -136,17 +142,23 @@ class Reporter:
         state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
 
     def save(self) -> None:
-        """Write a checkpoint (the first rank does) and tell."""
+        """Have a checkpoint written (the first rank does) while training goes on; it is told when it is there."""
         self._flush()
         began = self._saved_at = time.monotonic()
         self.save_agreed = False
+        snapshot = snapshots.take(self._this, self._state, is_best=self.is_best)
         if self._this.world.is_first:
-            path = save(self._this, self._state, is_best=self.is_best)
-            num_bytes = sum(file.stat().st_size for file in path.iterdir())
-            seconds = time.monotonic() - began
-            self._interval.paused_s += seconds
-            facts = {"bytes": num_bytes, "seconds": seconds, "best": self.is_best}
-            self._event("checkpoint", step=self._state.step, path=path.name, **facts)
+            self._writer.start(snapshot.write)
+        self._interval.paused_s += time.monotonic() - began
+
+    def _saved(self, saved: Saved | OSError) -> None:
+        """A checkpoint is there, or could not be written: the run goes on, and the checkpoints before it stay."""
+        self._unsaved = saved if isinstance(saved, OSError) else None
+        if isinstance(saved, Saved):
+            facts = {"bytes": saved.num_bytes, "seconds": saved.seconds, "best": saved.is_best}
+            self._event("checkpoint", step=saved.step, path=saved.path.name, **facts)
+        else:
+            self.warn(f"no checkpoint could be written, the one before it stays: {saved}")
 
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
@@ -154,6 +166,9 @@ class Reporter:
     def ended(self, reason: str) -> Evaluation | None:
         """The run ended as it should; returns its last evaluation."""
         self._flush()
+        self._writer.wait()
+        if self._unsaved:
+            raise self._unsaved
         self._end(reason, Stopped.exit_code if reason == "stopped" else 0)
         return self._last
 

@@ -62,7 +62,6 @@ def train(
                     report.epoch_ended(now, epoch, found)
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
-                    states.average_statistics(this, state)
                     report.save()
                 if ending:
                     break
@@ -83,7 +82,7 @@ def start_or_resume(this: Job, model: nn.Module | None) -> State:
     if saved.card.classes != this.data.classes:
         got, hint = f"a dataset of {len(this.data.classes)} other classes", "the dataset named in command.txt"
         raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
-    state = states.resume(state, saved)
+    state = states.resume(this, state, saved)
     if reason := finished(this, state):
         got, need = f"one that ended at step {state.step}: {reason}", "a run that is not finished"
         hint = f"eighteen eval {this.run.path} {this.data.path}"
@@ -126,12 +125,8 @@ def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
 
 
 def validate(this: Job, state: State) -> Evaluation:
-    """Evaluate the weights that prediction would use: the moving average where there is one.
-
-    The ranks' running statistics are averaged first.
-    """
-    states.average_statistics(this, state)
-    with states.averaged_weights(state):
+    """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
+    with states.averaged_statistics(this, state), states.averaged_weights(state):
         return evaluate(
             state.model,
             this.data.splits["val"],
@@ -175,9 +170,12 @@ def torch_settings(this: Job) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.benchmark,
         torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
     )
     if this.device.type == "cpu":
         keep_freed_memory()
+    if this.num_threads:
+        torch.set_num_threads(this.num_threads)
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
@@ -188,6 +186,7 @@ def torch_settings(this: Job) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
         torch.set_float32_matmul_precision(before[2])
+        torch.set_num_threads(before[3])
 
 
 def stopped(run: RunDir) -> Stopped:
