@@ -55,6 +55,7 @@ class Reporter:
         self._reader = _Reader(this.device)
         self._writer = Writer(self._saved)
         self._unsaved: OSError | None = None
+        self._best_before = state.best_checkpoint
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
@@ -146,6 +147,8 @@ class Reporter:
         self._flush()
         began = self._saved_at = time.monotonic()
         self.save_agreed = False
+        self._writer.wait()
+        self._best_before = self._state.best_checkpoint
         snapshot = snapshots.take(self._this, self._state, is_best=self.is_best)
         if self._this.world.is_first:
             self._writer.start(snapshot.write)
@@ -158,6 +161,7 @@ class Reporter:
             facts = {"bytes": saved.num_bytes, "seconds": saved.seconds, "best": saved.is_best}
             self._event("checkpoint", step=saved.step, path=saved.path.name, **facts)
         else:
+            self._state.best_checkpoint = self._best_before
             self.warn(f"no checkpoint could be written, the one before it stays: {saved}")
 
     def warn(self, text: str) -> None:
