@@ -10,6 +10,7 @@ import pytest
 from small_runs import NUM_STEPS, differing, happened, saved, train
 
 from eighteen.base import rundir
+from eighteen.base.errors import EighteenError
 from eighteen.training import checkpoint
 from eighteen.training.writer import Saved, Writer
 
@@ -86,7 +87,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning_and_the_best_before_it
 
 def test_a_run_whose_last_checkpoint_cannot_be_written_does_not_end_well(data, tmp_path, monkeypatch):
     failing(monkeypatch, at={NUM_STEPS})
-    with pytest.raises(Exception, match="(?i)no space left"):
+    with pytest.raises(EighteenError, match=r"(?i)no space left"):
         train(data, tmp_path)
     run = next((tmp_path / "runs").iterdir())
     assert happened(run, "end")[-1]["exit_code"] != 0

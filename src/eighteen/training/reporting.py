@@ -55,7 +55,7 @@ class Reporter:
         self._reader = _Reader(this.device)
         self._writer = Writer(self._saved)
         self._unsaved: OSError | None = None
-        self._best_before = state.best_checkpoint
+        self._best_before, self._stall_s = state.best_checkpoint, 0.0
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
@@ -152,14 +152,15 @@ class Reporter:
         snapshot = snapshots.take(self._this, self._state, is_best=self.is_best)
         if self._this.world.is_first:
             self._writer.start(snapshot.write)
-        self._interval.paused_s += time.monotonic() - began
+        self._stall_s = time.monotonic() - began
+        self._interval.paused_s += self._stall_s
 
     def _saved(self, saved: Saved | OSError) -> None:
         """A checkpoint is there, or could not be written: the run goes on, and the checkpoints before it stay."""
         self._unsaved = saved if isinstance(saved, OSError) else None
         if isinstance(saved, Saved):
             facts = {"bytes": saved.num_bytes, "seconds": saved.seconds, "best": saved.is_best}
-            self._event("checkpoint", step=saved.step, path=saved.path.name, **facts)
+            self._event("checkpoint", step=saved.step, path=saved.path.name, stall_s=self._stall_s, **facts)
         else:
             self._state.best_checkpoint = self._best_before
             self.warn(f"no checkpoint could be written, the one before it stays: {saved}")
