@@ -27,10 +27,10 @@ WAYS = {
 
 def images_per_s(data: eighteen.Dataset, folder: Path, changes: tuple[str, ...], num_ranks: int) -> float:
     """The median of a run's step events, the first epoch left out."""
-    options = {"procs": num_ranks} if num_ranks > 1 else {}
+    procs = num_ranks if num_ranks > 1 else None
     fixed = ("eval.every=100", "train.log_every=5", "model.args={}")
     run = eighteen.train(
-        data, recipe="tiny", epochs=3, batch=BATCH, changes=[*fixed, *changes], runs_dir=folder, **options
+        data, recipe="tiny", epochs=3, batch=BATCH, changes=[*fixed, *changes], runs_dir=folder, procs=procs
     ).run
     told = [event for event in events.read(run / "events.jsonl") if event["event"] == "step" and event["epoch"] > 1]
     return median(event["images_per_s"] for event in told)
