@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from eighteen.base import recipe as recipes
 from eighteen.base import result, rundir, world
-from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, UsageError
+from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
 from eighteen.base.events import STOP, Event, Follower, OnEvent
 from eighteen.base.files import unwritable_is_said
 from eighteen.base.hardware import environment, let_threads_sleep
@@ -262,9 +262,8 @@ def _start(
     device = dist.device_of(here)
     with dist.connected(here, device), ExitStack() as stack:
         run, dataset = _agreed(prepare, here, device)
+        stack.enter_context(_run_disk(run))
         sink = _sinks(run, on_event, stack) if here.is_first else None
-        hint = f"df -h {run.path}; then eighteen train --resume {run.path}"
-        stack.enter_context(unwritable_is_said(run.path, hint=hint))
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
 
 
@@ -294,7 +293,7 @@ def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, o
 
     follower = Follower(run.events)
     follower.new()  # what a run that is resumed has told before
-    with ExitStack() as stack:
+    with _run_disk(run), ExitStack() as stack:
         sink = _sinks(run, on_event, stack)
 
         def tell() -> bool:
@@ -302,6 +301,11 @@ def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, o
 
         ranks.start(run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell)
     return result.of(run)
+
+
+def _run_disk(run: RunDir) -> AbstractContextManager[None]:
+    hint = f"df -h {run.path}; then eighteen train --resume {run.path}"
+    return unwritable_is_said(run.path, hint=hint, kind=Unwritable)
 
 
 def _sinks(run: RunDir, on_event: OnEvent | None, stack: ExitStack) -> OnEvent:

@@ -9,6 +9,7 @@ import math
 import resource
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -90,7 +91,8 @@ class Reporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if error is not None:
-            self._end(type(error).__name__, exit_code_of(error))
+            with suppress(OSError):  # a disk that cannot be written to ends the run with what it said first
+                self._end(type(error).__name__, exit_code_of(error))
 
     def is_logged(self, step: Step) -> bool:
         """Whether this step's training accuracy is counted and told."""
