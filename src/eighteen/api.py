@@ -119,7 +119,7 @@ def train(
         if module is not None:
             named = resolved.model.model_copy(update={"name": _path_of(module), "args": {}})
             resolved = resolved.model_copy(update={"model": named})
-        preflight(resolved, dataset, num_ranks=max(ranks, here.size), model=module)
+        preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=Path(runs_dir), model=module)
         with unwritable_is_said(Path(runs_dir), hint=f"df -h {runs_dir}, or --runs-dir another"):
             run = rundir.create(
                 Path(runs_dir),
@@ -146,10 +146,12 @@ def resume(
     """Go on with a run from its newest checkpoint, with the recipe it has; ``data`` only if the dataset has moved."""
 
     from eighteen.training import checkpoint
+    from eighteen.training.preflight import room_to_resume
 
     def prepare() -> tuple[RunDir, Dataset]:
         folder = rundir.open(os.fspath(run))
         checkpoint.newest(folder)  # or there is nothing to go on from
+        room_to_resume(folder)
         return folder, open(data or _dataset_of(folder))
 
     return _start(
