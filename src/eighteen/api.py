@@ -28,6 +28,7 @@ from eighteen.base.rundir import RunDir
 from eighteen.data import dataset as datasets
 from eighteen.data.dataset import Dataset
 from eighteen.data.pack import pack as pack_source
+from eighteen.data.plan import TINY_SIDE
 from eighteen.data.report import PackReport
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ def train(
     Raises UsageError, DataError or MachineError before anything is spent; Stopped or Diverged as training.train does.
     """
     let_threads_sleep()
+    if recipe != "auto" and init is None:  # what is wrong in it is said before torch is loaded: in a second, not four
+        named = model if isinstance(model, str) else None
+        recipes.load(recipe, model=named, epochs=epochs, batch=batch, changes=changes, side=TINY_SIDE)
     from eighteen.training.preflight import preflight
     from eighteen.training.resolve import resolve
 
