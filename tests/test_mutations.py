@@ -43,7 +43,7 @@ WRONG = {
 
 
 def mutations() -> Iterator[bytes]:
-    """The recipe ``small`` with a key misspelt, a value of a wrong kind, a table lost, or a character that is no TOML."""
+    """The recipe ``small`` with a key misspelt, a wrong value, a table lost, or a character that is no TOML."""
     text = recipes.dump(recipes.load("small"))
     tree = tomllib.loads(text)
     for path, value in leaves(tree):

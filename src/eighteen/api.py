@@ -71,6 +71,7 @@ def train(
     procs: int | None = None,
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
+    checkpoint_to: str | None = None,
     on_event: OnEvent | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Result:
@@ -82,6 +83,7 @@ def train(
     epochs, batch, changes: see ``base.recipe.load``
     init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
+    checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
     on_event: called with every event; may return ``eighteen.STOP``
     say: called with each line for people, e.g. why a recipe was chosen
 
@@ -123,6 +125,7 @@ def train(
         if module is not None:
             named = resolved.model.model_copy(update={"name": _path_of(module), "args": {}})
             resolved = resolved.model_copy(update={"model": named})
+        resolved = _with_copies(resolved, checkpoint_to)
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=Path(runs_dir), model=module)
         with unwritable_is_said(Path(runs_dir), hint=f"df -h {runs_dir}, or --runs-dir another"):
             run = rundir.create(
@@ -145,15 +148,21 @@ def resume(
     gpus: int | None = None,
     procs: int | None = None,
     model: nn.Module | None = None,
+    runs_dir: str | os.PathLike[str] = "runs",
     on_event: OnEvent | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Result:
-    """Go on with a run from its newest checkpoint, with the recipe it has; ``data`` only if the dataset has moved."""
+    """Go on with a run from its newest checkpoint, with the recipe it has; ``data`` only if the dataset has moved.
+
+    run: a run, or the copy of one that ``checkpoint_to`` made (URL/RUN), which is first fetched into ``runs_dir``
+    A run whose own checkpoints are gone, or older than their copies, goes on from the newest copy; ``say`` is told.
+    """
 
     from eighteen.training import checkpoint
     from eighteen.training.preflight import room_to_resume
 
     def prepare() -> tuple[RunDir, Dataset]:
-        folder = rundir.open(os.fspath(run))
+        folder = _run_to_resume(os.fspath(run), Path(runs_dir), say)
         checkpoint.newest(folder)  # or there is nothing to go on from
         room_to_resume(folder)
         return folder, open(data or _dataset_of(folder))
@@ -165,6 +174,37 @@ def resume(
         on_event=on_event,
         module=model,
     )
+
+
+def _run_to_resume(run: str, runs_dir: Path, say: Callable[[str], object]) -> RunDir:
+    """The run in a folder, with the newest checkpoint of its copies, or fetched from one."""
+    from eighteen.training import checkpoint, copies
+
+    if copies.is_url(run) or copies.is_copy(Path(run)):
+        folder, told = copies.fetch_run(run, runs_dir)
+    else:
+        folder, told = rundir.open(run), []
+        if url := recipes.load(str(folder.recipe)).train.checkpoint_to:
+            try:
+                told = copies.fetch(folder, url)
+            except MachineError as error:
+                if not checkpoint.committed(folder):
+                    raise
+                told = [f"{error.tried}: {error.got}; going on without the copies"]
+    for line in told:
+        say(line)
+    return folder
+
+
+def _with_copies(recipe: Recipe, url: str | None) -> Recipe:
+    """The recipe whose checkpoints are copied to ``url``, or to what it says itself; both are tried first."""
+    if not (url := url or recipe.train.checkpoint_to):
+        return recipe
+    from eighteen.training import copies
+
+    place = copies.absolute(url)
+    copies.require_place(place)
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_to": place})})
 
 
 def evaluate(

@@ -39,8 +39,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     ("error", "said"),
     [
         (
-            files.Unwritten(errno.ENOSPC, "No space left on device", "PLACE/a.bin", 1_234_567),
-            r"write .*/a.bin: got ENOSPC \(no space left on device\) with [\d,]+ bytes free, need 1,234,567 bytes for it",
+            files.Unwritten(errno.ENOSPC, "No space left on device", "PLACE/a.bin", 12_345),
+            r"write .*/a.bin: got ENOSPC \(no space left on device\) with [\d,]+ bytes free, need 12,345 bytes for it",
         ),
         (
             OSError(errno.EDQUOT, "Disk quota exceeded"),

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eighteen.base.errors import DataError
-from eighteen.base.files import Unwritten, sync_folder, write_json, writing
+from eighteen.base.files import Unwritten, sync_file, sync_folder, write_json, writing
 from eighteen.base.rundir import RunDir
 from eighteen.training.card import Card
 from eighteen.training.models import read_weights
@@ -63,11 +63,11 @@ class Checkpoint:
 def save(folder: Path, *, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
     """Write ``folder/step-NNNNNN``: each part's tensors, then the state, then the commit mark. Returns its path.
 
-    An OSError (a full disk) leaves the checkpoints before it untouched, and of this one nothing. One of the same step is
-    replaced: after a crash at any moment the old one or the new one is there.
+    An OSError (a full disk) leaves the checkpoints before it untouched, and of this one nothing. One of the same step
+    is replaced: after a crash at any moment the old one or the new one is there.
     """
     path = folder / name(state["step"])
-    temp = folder / f".{path.name}.tmp"
+    temp = temporary(path)
     settle(folder)
     try:
         with writing(temp):
@@ -77,7 +77,7 @@ def save(folder: Path, *, tensors: dict[str, dict[str, Tensor]], state: dict[str
         write_json(temp / "state.json", state)
         digests = {file.name: _digest(file) for file in sorted(temp.iterdir())}
         for file in digests:
-            _sync(temp / file)
+            sync_file(temp / file)
         write_json(temp / COMMIT, digests)
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
@@ -97,7 +97,7 @@ def settle(folder: Path) -> None:
 
 def _put_in_place(temp: Path) -> None:
     """Give a checkpoint its name: from its commit mark on, ``committed`` finds it under either."""
-    path = _place(temp)
+    path = place(temp)
     if path.exists():
         sync_folder(temp.parent)  # the new one is there for sure before the old one goes
         _delete(path)
@@ -105,7 +105,12 @@ def _put_in_place(temp: Path) -> None:
     sync_folder(path.parent)
 
 
-def _place(path: Path) -> Path:
+def temporary(path: Path) -> Path:
+    """Where the checkpoint ``path`` is made: from its commit mark on it counts, and ``settle`` gives it its name."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def place(path: Path) -> Path:
     """The place of a checkpoint that may still have its temporary name."""
     return path.with_name(path.name.removeprefix(".").removesuffix(".tmp"))
 
@@ -156,7 +161,7 @@ def _damaged(path: Path, got: str) -> DataError:
 def committed(run: RunDir) -> list[Path]:
     """The run's finished checkpoints, oldest first."""
     marks = [*run.checkpoints.glob(f".step-*.tmp/{COMMIT}"), *run.checkpoints.glob(f"step-*/{COMMIT}")]
-    found = {_place(mark.parent).name: mark.parent for mark in marks}  # one whose renaming was cut off counts too
+    found = {place(mark.parent).name: mark.parent for mark in marks}  # one whose renaming was cut off counts too
     steps = {int(step[1]): path for name, path in found.items() if (step := re.fullmatch(r"step-(\d+)", name))}
     return [steps[step] for step in sorted(steps)]
 
@@ -226,8 +231,3 @@ def _save_tensors(path: Path, named: dict[str, Tensor]) -> None:
 def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    with writing(path, path.stat().st_size), path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -15,7 +15,6 @@ from eighteen.training import checkpoint, models
 from eighteen.training.optim import parameter_groups
 from eighteen.training.weights import weights_of
 
-
 NUM_CHECKPOINTS = 4  # at once: the last two, the best, and one that is being written
 OTHERS_BYTES = 16 * 2**20  # of a run: events, logs, tables
 

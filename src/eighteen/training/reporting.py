@@ -10,17 +10,18 @@ import resource
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from eighteen.base.errors import Stopped, exit_code_of
+from eighteen.base.errors import MachineError, Stopped, exit_code_of
 from eighteen.base.events import STOP, OnEvent
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
-from eighteen.training import checkpoint
+from eighteen.training import checkpoint, copies
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.job import Job
 from eighteen.training.state import State, save
@@ -68,7 +69,7 @@ class Reporter:
         if self._state.step:
             name = checkpoint.name(self._state.step)
             self._event("resume", step=self._state.step, checkpoint=name)
-            if (newest := checkpoint.committed(this.run)[-1].name) != name:
+            if (newest := checkpoint.place(checkpoint.committed(this.run)[-1]).name) != name:
                 self._event("warning", text=f"{newest} is damaged: going on from {name}")
         if NOT_BUILT:
             self._event("warning", text=NOT_BUILT)
@@ -149,6 +150,16 @@ class Reporter:
             self._interval.paused_s += seconds
             facts = {"bytes": num_bytes, "seconds": seconds, "best": self.is_best}
             self._event("checkpoint", step=self._state.step, path=path.name, **facts)
+            self._copy(path)
+
+    def _copy(self, path: Path) -> None:
+        """Copy a checkpoint to where the recipe says; if that fails, the run goes on with a warning."""
+        run, url = self._this.run, self._this.recipe.train.checkpoint_to
+        try:
+            if url:
+                copies.copy(run, path, url, kept={kept.name for kept in checkpoint.committed(run)})
+        except MachineError as error:
+            self.warn(f"{error.tried}: {error.got}; going on without the copy")
 
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
