@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from eighteen.base import recipe as recipes
 from eighteen.base import result, rundir, world
-from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, UsageError
+from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
 from eighteen.base.events import STOP, Event, Follower, OnEvent
 from eighteen.base.files import unwritable_is_said
 from eighteen.base.hardware import environment, let_threads_sleep
@@ -28,6 +28,7 @@ from eighteen.base.rundir import RunDir
 from eighteen.data import dataset as datasets
 from eighteen.data.dataset import Dataset
 from eighteen.data.pack import pack as pack_source
+from eighteen.data.plan import TINY_SIDE
 from eighteen.data.report import PackReport
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def train(
     procs: int | None = None,
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
+    checkpoint_to: str | None = None,
     on_event: OnEvent | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Result:
@@ -81,12 +83,16 @@ def train(
     epochs, batch, changes: see ``base.recipe.load``
     init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
+    checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
     on_event: called with every event; may return ``eighteen.STOP``
     say: called with each line for people, e.g. why a recipe was chosen
 
     Raises UsageError, DataError or MachineError before anything is spent; Stopped or Diverged as training.train does.
     """
     let_threads_sleep()
+    if recipe != "auto" and init is None:  # what is wrong in it is said before torch is loaded: in a second, not four
+        named = model if isinstance(model, str) else None
+        recipes.load(recipe, model=named, epochs=epochs, batch=batch, changes=changes, side=TINY_SIDE)
     from eighteen.training.preflight import preflight
     from eighteen.training.resolve import resolve
 
@@ -119,7 +125,8 @@ def train(
         if module is not None:
             named = resolved.model.model_copy(update={"name": _path_of(module), "args": {}})
             resolved = resolved.model_copy(update={"model": named})
-        preflight(resolved, dataset, num_ranks=max(ranks, here.size), model=module)
+        resolved = _with_copies(resolved, checkpoint_to)
+        preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=Path(runs_dir), model=module)
         with unwritable_is_said(Path(runs_dir), hint=f"df -h {runs_dir}, or --runs-dir another"):
             run = rundir.create(
                 Path(runs_dir),
@@ -141,15 +148,23 @@ def resume(
     gpus: int | None = None,
     procs: int | None = None,
     model: nn.Module | None = None,
+    runs_dir: str | os.PathLike[str] = "runs",
     on_event: OnEvent | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Result:
-    """Go on with a run from its newest checkpoint, with the recipe it has; ``data`` only if the dataset has moved."""
+    """Go on with a run from its newest checkpoint, with the recipe it has; ``data`` only if the dataset has moved.
+
+    run: a run, or the copy of one that ``checkpoint_to`` made (URL/RUN), which is first fetched into ``runs_dir``
+    A run whose own checkpoints are gone, or older than their copies, goes on from the newest copy; ``say`` is told.
+    """
 
     from eighteen.training import checkpoint
+    from eighteen.training.preflight import room_to_resume
 
     def prepare() -> tuple[RunDir, Dataset]:
-        folder = rundir.open(os.fspath(run))
+        folder = _run_to_resume(os.fspath(run), Path(runs_dir), say)
         checkpoint.newest(folder)  # or there is nothing to go on from
+        room_to_resume(folder)
         return folder, open(data or _dataset_of(folder))
 
     return _start(
@@ -159,6 +174,37 @@ def resume(
         on_event=on_event,
         module=model,
     )
+
+
+def _run_to_resume(run: str, runs_dir: Path, say: Callable[[str], object]) -> RunDir:
+    """The run in a folder, with the newest checkpoint of its copies, or fetched from one."""
+    from eighteen.training import checkpoint, copies
+
+    if copies.is_url(run) or copies.is_copy(Path(run)):
+        folder, told = copies.fetch_run(run, runs_dir)
+    else:
+        folder, told = rundir.open(run), []
+        if url := recipes.load(str(folder.recipe)).train.checkpoint_to:
+            try:
+                told = copies.fetch(folder, url)
+            except MachineError as error:
+                if not checkpoint.committed(folder):
+                    raise
+                told = [f"{error.tried}: {error.got}; going on without the copies"]
+    for line in told:
+        say(line)
+    return folder
+
+
+def _with_copies(recipe: Recipe, url: str | None) -> Recipe:
+    """The recipe whose checkpoints are copied to ``url``, or to what it says itself; both are tried first."""
+    if not (url := url or recipe.train.checkpoint_to):
+        return recipe
+    from eighteen.training import copies
+
+    place = copies.absolute(url)
+    copies.require_place(place)
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_to": place})})
 
 
 def evaluate(
@@ -262,9 +308,8 @@ def _start(
     device = dist.device_of(here)
     with dist.connected(here, device), ExitStack() as stack:
         run, dataset = _agreed(prepare, here, device)
+        stack.enter_context(_run_disk(run))
         sink = _sinks(run, on_event, stack) if here.is_first else None
-        hint = f"df -h {run.path}; then eighteen train --resume {run.path}"
-        stack.enter_context(unwritable_is_said(run.path, hint=hint))
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
 
 
@@ -294,7 +339,7 @@ def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, o
 
     follower = Follower(run.events)
     follower.new()  # what a run that is resumed has told before
-    with ExitStack() as stack:
+    with _run_disk(run), ExitStack() as stack:
         sink = _sinks(run, on_event, stack)
 
         def tell() -> bool:
@@ -302,6 +347,11 @@ def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, o
 
         ranks.start(run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell)
     return result.of(run)
+
+
+def _run_disk(run: RunDir) -> AbstractContextManager[None]:
+    hint = f"df -h {run.path}; then eighteen train --resume {run.path}"
+    return unwritable_is_said(run.path, hint=hint, kind=Unwritable)
 
 
 def _sinks(run: RunDir, on_event: OnEvent | None, stack: ExitStack) -> OnEvent:

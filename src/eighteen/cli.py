@@ -182,7 +182,8 @@ def train(
     procs: int | None = None,
     name: str | None = None,
     runs_dir: Path = Path("runs"),
-    resume: Path | None = None,
+    checkpoint_to: str | None = None,
+    resume: str | None = None,
 ) -> None:
     """Train a classifier, evaluate it, and keep everything in a run folder.
 
@@ -199,7 +200,8 @@ def train(
         procs: Ranks to start as CPU processes.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
-        resume: Go on with this run; data only if its dataset has moved.
+        checkpoint_to: Copy each checkpoint there as well: a path, or a URL of fsspec such as s3://bucket/folder.
+        resume: Go on with this run, or with a copy of one (URL/RUN); data only if its dataset has moved.
     """
     from eighteen import api
     from eighteen.results.terminal import Display
@@ -208,14 +210,19 @@ def train(
         got, need = "nothing to train on", "data, or a run to resume"
         raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
-    given = [f"--{flag}" for flag, value in {**fixed, "freeze-to": freeze_to, "name": name}.items() if value]
+    fixed |= {"freeze-to": freeze_to, "name": name, "checkpoint-to": checkpoint_to}
+    given = [f"--{flag}" for flag, value in fixed.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
         raise UsageError(f"train --resume {resume}", got=" and ".join(given), need=need, hint=hint)
     console = _console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     with Display(console) as display:
         if resume is not None:
-            result = api.resume(resume, data=data, gpus=gpus, procs=procs, on_event=display)
+            result = api.resume(resume, data=data, gpus=gpus, procs=procs, runs_dir=runs_dir, on_event=display, say=say)
         else:
             assert data is not None
             result = api.train(
@@ -231,8 +238,9 @@ def train(
                 procs=procs,
                 name=name,
                 runs_dir=runs_dir,
+                checkpoint_to=checkpoint_to,
                 on_event=display,
-                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                say=say,
             )
     if from_environment().is_first:
         print(result.run)

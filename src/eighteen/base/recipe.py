@@ -177,6 +177,9 @@ class Train(Section):
     )
     checkpoint: Literal["epoch", "phase"] = Field(default="epoch", description="after which of them to save")
     checkpoint_minutes: Annotated[float, Field(gt=0)] = Field(default=5.0, description="most minutes without saving")
+    checkpoint_to: str = Field(
+        default="", description="where each checkpoint is copied to as well: a path, or a URL of fsspec (s3://...)"
+    )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0, description="stop after this many evaluations without a better top-1; 0: never"
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from eighteen.base import recipe as recipes
 from eighteen.base import rundir, world
-from eighteen.base.errors import EighteenError
+from eighteen.base.errors import EighteenError, Unwritable
+from eighteen.base.files import unwritable_is_said
 from eighteen.base.world import FILE_STORE, leave
 from eighteen.data import dataset as datasets
 from eighteen.training.train import train
@@ -21,7 +22,8 @@ def main(arguments: list[str]) -> int:
     recipe = recipes.load(str(run.recipe))
     here = world.from_environment()
     try:
-        train(recipe, data, run, here)
+        with unwritable_is_said(run.path, hint=f"df -h {run.path}; then the same command again", kind=Unwritable):
+            train(recipe, data, run, here)
     except EighteenError as error:
         report = Path(os.environ[FILE_STORE]).with_name(f"error-{here.rank}.json")
         report.write_text(json.dumps([type(error).__name__, [error.tried, error.got, error.need, error.hint]]), "utf-8")

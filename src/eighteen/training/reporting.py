@@ -9,6 +9,7 @@ import math
 import resource
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -72,7 +73,7 @@ class Reporter:
         if self._state.step:
             name = checkpoint.name(self._state.step)
             self._event("resume", step=self._state.step, checkpoint=name)
-            if (newest := checkpoint.committed(this.run)[-1].name) != name:
+            if (newest := checkpoint.place(checkpoint.committed(this.run)[-1]).name) != name:
                 self._event("warning", text=f"{newest} is damaged: going on from {name}")
         if NOT_BUILT:
             self._event("warning", text=NOT_BUILT)
@@ -95,8 +96,9 @@ class Reporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if error is not None:
-            self._writer.wait()
-            self._end(type(error).__name__, exit_code_of(error))
+            with suppress(OSError):  # a disk that cannot be written to ends the run with what it said first
+                self._writer.wait()
+                self._end(type(error).__name__, exit_code_of(error))
 
     def is_logged(self, step: Step) -> bool:
         """Whether this step's training accuracy is counted and told."""
@@ -161,6 +163,8 @@ class Reporter:
         if isinstance(saved, Saved):
             facts = {"bytes": saved.num_bytes, "seconds": saved.seconds, "best": saved.is_best}
             self._event("checkpoint", step=saved.step, path=saved.path.name, stall_s=self._stall_s, **facts)
+            if saved.not_copied:
+                self.warn(f"{saved.not_copied}; going on without the copy")
         else:
             self._state.best_checkpoint = self._best_before
             self.warn(f"no checkpoint could be written, the one before it stays: {saved}")

@@ -6,13 +6,15 @@ import dataclasses
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eighteen.base.errors import MachineError
 from eighteen.base.rundir import RunDir
-from eighteen.training import checkpoint
+from eighteen.training import checkpoint, copies
 from eighteen.training.job import Job
 from eighteen.training.state import State, averaged_statistics
 from eighteen.training.writer import Saved
@@ -21,6 +23,7 @@ from eighteen.training.writer import Saved
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """tensors: by part of the checkpoint, copies on the device they come from      facts: of its state.json
+    copy_to: a path or URL, or ""
     copied: when the copies are made, on a GPU
     """
 
@@ -28,16 +31,27 @@ class Snapshot:
     tensors: dict[str, dict[str, Tensor]]
     facts: dict[str, Any]
     is_best: bool
+    copy_to: str
     copied: torch.cuda.Event | None
 
     def write(self) -> Saved:
-        """Write the checkpoint, then delete those that are no longer kept. Any thread may do it."""
+        """Write the checkpoint, delete those that are no longer kept, and copy it. Any thread may do it."""
         began = time.monotonic()
         with self._aside():
             path = checkpoint.save(self.run.checkpoints, tensors=self.tensors, state=self.facts)
         checkpoint.prune(self.run, keep=self.facts["best_checkpoint"])
         num_bytes = sum(file.stat().st_size for file in path.iterdir())
-        return Saved(path, self.facts["step"], num_bytes, time.monotonic() - began, self.is_best)
+        seconds = time.monotonic() - began
+        return Saved(path, self.facts["step"], num_bytes, seconds, self.is_best, self._copy(path))
+
+    def _copy(self, path: Path) -> str | None:
+        try:
+            if self.copy_to:
+                kept = {kept.name for kept in checkpoint.committed(self.run)}
+                copies.copy(self.run, path, self.copy_to, kept=kept)
+        except MachineError as error:
+            return f"{error.tried}: {error.got}"
+        return None
 
     def _aside(self) -> Any:
         """On a GPU the way to the host is a stream of its own: the steps do not wait for it."""
@@ -75,7 +89,7 @@ def take(this: Job, state: State, *, is_best: bool) -> Snapshot:
     if this.device.type == "cuda":
         copied = torch.cuda.Event()
         copied.record()
-    return Snapshot(this.run, tensors, facts, is_best, copied)
+    return Snapshot(this.run, tensors, facts, is_best, this.recipe.train.checkpoint_to, copied)
 
 
 def _copies(named: dict[str, Tensor]) -> dict[str, Tensor]:

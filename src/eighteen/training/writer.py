@@ -12,13 +12,17 @@ Write = Callable[[], "Saved"]
 
 @dataclass(frozen=True)
 class Saved:
-    """A committed checkpoint: its folder, its size, how long writing took, and whether it is the best so far."""
+    """A committed checkpoint: its folder, its size, how long writing took, and whether it is the best so far.
+
+    not_copied: why there is no copy of it where the recipe wants one
+    """
 
     path: Path
     step: int
     num_bytes: int
     seconds: float
     is_best: bool
+    not_copied: str | None = None
 
 
 class Writer:
