@@ -58,7 +58,9 @@ def names(run: RunDir, url: str, *folders: str) -> list[str]:
 def flip_a_bit(run: RunDir, url: str, *place: str) -> None:
     files, path = there(run, url, *place)
     with files.open(path, "rb") as file:
-        content = bytearray(file.read())
+        read = file.read()
+    assert isinstance(read, bytes)
+    content = bytearray(read)
     content[-3] ^= 4
     files.pipe_file(path, bytes(content))
 
