@@ -22,7 +22,7 @@ def run(tmp_path) -> RunDir:
     for step in (1, 2):
         rng = torch.Generator().manual_seed(step)
         part = {f"layer{number}.weight": torch.rand(500, generator=rng) for number in range(4)}
-        tensors = dict.fromkeys(("model", "ema", "optimizer"), part)
+        tensors = {"model": part, "ema": part, "optimizer": part}
         state = {"step": step, "best_checkpoint": None, "card": {"classes": ["cat", "dog"], "size": 64}}
         checkpoint.save(run.checkpoints, tensors=tensors, state=state)
     return run

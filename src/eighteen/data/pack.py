@@ -202,6 +202,7 @@ def _clear(root: Path) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
     for name in (BAD, DUPLICATES):
         (root / name).unlink(missing_ok=True)
+    sync_folder(root)  # or old shards would come back under the names of new ones
     for path in (root / WORK).iterdir():
         path.unlink()
 
