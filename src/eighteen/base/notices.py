@@ -62,7 +62,7 @@ def _firmware(root: Path, name: str) -> str | None:
 
 
 class Watch:
-    """Asks from ``start`` to ``close``; ``news`` gives each notice once, and one text if a server asked for never answered.
+    """Asks from ``start`` to ``close``; ``news`` gives each notice once, and a text if a server asked for is not there.
 
     setting: "auto" asks only on a machine of a cloud, and says nothing of a server that does not answer
     """

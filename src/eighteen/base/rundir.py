@@ -86,9 +86,7 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
 
     A second run in the same second gets ``.2``: nothing is ever overwritten.
     """
-    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-        need = "letters, digits, '.', '_', '+' and '-'"
-        raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
+    check_name(name)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
@@ -108,6 +106,13 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     write_atomic(path / "command.txt", command + "\n")
     write_json(path / "env.json", environment)
     return run
+
+
+def check_name(name: str) -> None:
+    """UsageError if no run can be called so."""
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        need = "letters, digits, '.', '_', '+' and '-'"
+        raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
 
 
 # Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on.
