@@ -184,6 +184,10 @@ class Train(Section):
         default=0, description="stop after this many evaluations without a better top-1; 0: never"
     )
     log_every: PositiveInt = Field(default=10, description="steps between step events")
+    notices: Literal["auto", "off", "aws", "gcp"] = Field(
+        default="auto",
+        description="the cloud that is asked whether it will take this machine back; auto: its own, where it has one",
+    )
 
     @field_validator("virtual_workers")
     @classmethod

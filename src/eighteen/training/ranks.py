@@ -23,19 +23,21 @@ from eighteen.base.world import FILE_STORE
 LOCAL_SOCKETS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 POLL_S = 0.2
 GRACE_S = 30.0  # for the ranks to save and stop
+HELD = {signal.SIGTERM, signal.SIGUSR1}  # held back in a rank until its trainer listens, seconds after its start
 
 
 def start(run: Path, dataset: Path, *, num_ranks: int, on_cpu: bool, while_running: Callable[[], object]) -> None:
     """Train ``run`` on ``num_ranks`` processes of this machine.
 
     while_running is called about five times a second; if it returns true the ranks are asked to save and stop. Ctrl-C
-    once asks the same, twice ends them at once (KeyboardInterrupt). Raises the error that a rank ended with; PeerLost
-    if one was killed.
+    once asks the same, twice ends them at once (KeyboardInterrupt); SIGUSR1 asks them to save and go on. Raises the
+    error that a rank ended with; PeerLost if one was killed.
     """
     interrupts: list[int] = []
+    saves: list[int] = []
     previous = {
-        number: signal.signal(number, lambda received, _frame: interrupts.append(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, lambda received, _frame, heard=heard: heard.append(received))
+        for number, heard in ((signal.SIGINT, interrupts), (signal.SIGTERM, interrupts), (signal.SIGUSR1, saves))
     }
     try:
         with tempfile.TemporaryDirectory(prefix="eighteen-") as meeting:
@@ -43,7 +45,7 @@ def start(run: Path, dataset: Path, *, num_ranks: int, on_cpu: bool, while_runni
                 _rank(run, dataset, rank, num_ranks, Path(meeting) / "store", on_cpu) for rank in range(num_ranks)
             ]
             try:
-                _watch(processes, interrupts, while_running)
+                _watch(processes, interrupts, saves, while_running)
                 codes = [process.poll() for process in processes]
             finally:
                 for process in processes:
@@ -65,21 +67,26 @@ def _rank(run: Path, dataset: Path, rank: int, size: int, store: Path, on_cpu: b
     }
     environment = {**os.environ, **LOCAL_SOCKETS, **own, **({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})}
     # A session of its own: Ctrl-C in the terminal reaches only us, and we decide what the ranks are told.
-    # It inherits that SIGTERM is held back until its trainer listens, seconds from now.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # It inherits what is held back.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         command = [sys.executable, "-m", "eighteen.training.rank", str(run), str(dataset)]
         return subprocess.Popen(command, env=environment, start_new_session=True)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 def _watch(
-    processes: list[subprocess.Popen[bytes]], interrupts: list[int], while_running: Callable[[], object]
+    processes: list[subprocess.Popen[bytes]],
+    interrupts: list[int],
+    saves: list[int],
+    while_running: Callable[[], object],
 ) -> None:
     """Wait until all ranks have ended, or until ``GRACE_S`` after one has failed."""
     asked, failed_at = False, math.inf
     while any(process.poll() is None for process in processes):
+        while saves:
+            processes[0].send_signal(saves.pop())
         if len(interrupts) > 1:
             raise KeyboardInterrupt
         if (while_running() or interrupts) and not asked:

@@ -46,15 +46,16 @@ def train(
     """Train ``recipe`` on ``data`` into ``run``; go on from its newest checkpoint if it has one.
 
     model: stands in for the recipe's
-    Raises Stopped (exit code 75) after a signal or STOP with everything saved, Diverged (5) after three non-finite
-    losses in a row.
+    Raises Stopped (exit code 75) after a signal, STOP, ``eighteen stop`` or a cloud's notice with everything saved,
+    Diverged (5) after three non-finite losses in a row.
     """
-    this, ending = job(recipe, data, run, world), None
+    this = job(recipe, data, run, world)
     with dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model)
+        ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
         with train_loader(this, state) as loader, Reporter(this, state, loader, on_event) as report:
-            for now, batch in patiently(loader, report):
-                is_logged, asks = report.is_logged(now), report.asks(signals.requested)
+            for now, batch in () if ending else patiently(loader, report):
+                is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
                 if epoch := this.plan.ends_epoch(now):
@@ -69,7 +70,7 @@ def train(
             last = report.ended(ending)
     if ending == "stopped":
         raise stopped(run)
-    return Result(run.path, state.step, last and last.top1, last and last.top5, state.best_top1, state.seconds)
+    return Result(run.path, state.step, last.top1, last.top5, state.best_top1, state.seconds)
 
 
 def start_or_resume(this: Job, model: nn.Module | None) -> State:
@@ -82,12 +83,7 @@ def start_or_resume(this: Job, model: nn.Module | None) -> State:
     if saved.card.classes != this.data.classes:
         got, hint = f"a dataset of {len(this.data.classes)} other classes", "the dataset named in command.txt"
         raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
-    state = states.resume(this, state, saved)
-    if reason := finished(this, state):
-        got, need = f"one that ended at step {state.step}: {reason}", "a run that is not finished"
-        hint = f"eighteen eval {this.run.path} {this.data.path}"
-        raise UsageError(f"resume {this.run.path}", got=got, need=need, hint=hint)
-    return state
+    return states.resume(this, state, saved)
 
 
 def train_loader(this: Job, state: State) -> TrainLoader:
