@@ -54,7 +54,8 @@ def preflight(
 
 def room_to_resume(run: RunDir) -> None:
     """MachineError if the disk of a run that has checkpoints has no room for those to come."""
-    saved = checkpoint.committed(run)
+    if not (saved := checkpoint.committed(run)):
+        return
     num_bytes = sum(file.stat().st_size for file in saved[-1].iterdir())
     num_new = max(1, NUM_CHECKPOINTS - len(saved))  # one is always written before another goes
     hint = f"df -h {run.path}; make room there, then eighteen train --resume {run.path}"
