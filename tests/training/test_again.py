@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import small_nets
 import torch
-from small_runs import NUM_STEPS, differing, happened, model, pictures, saved, train
+from small_runs import NUM_STEPS, differing, happened, model, pictures, recipe, saved, train
 
 import eighteen
 from eighteen.base import events, rundir
+from eighteen.base import recipe as recipes
 from eighteen.base.errors import Diverged, Stopped
 from eighteen.base.lock import held
 from eighteen.training import checkpoint
@@ -120,6 +123,29 @@ def test_what_a_killed_run_told_of_steps_done_again_is_replaced(data, tmp_path):
     epochs = [line.split()[0] for line in (run / "log.txt").read_text().splitlines() if line.startswith("~~")]
     assert epochs == ["~~epoch", *(f"~~{epoch}" for epoch in range(1, 7))]
     assert differing(saved(run), saved(whole)) == []
+
+
+@pytest.mark.soak
+def test_the_same_call_goes_on_with_ranks_of_its_own(data, tmp_path):
+    run = stopped(data, tmp_path, procs=2)
+    said = []
+    assert train(data, tmp_path, procs=2, say=said.append).run == run
+    assert said[0].startswith(f"going on with {run} from step ")
+    assert [event["world"] for event in happened(run, "start")] == [2, 2]
+
+
+@pytest.mark.soak
+def test_the_same_command_goes_on_under_torchrun(data, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(recipes.dump(recipe()))
+    run = stopped(data, tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "eighteen", "train", str(data.path), "--recipe", str(file)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"going on with runs/{run.name} from step 2" in done.stderr
+    assert done.stdout == f"runs/{run.name}\n"
+    assert [event["world"] for event in happened(run, "start")] == [1, 2]
 
 
 def test_a_module_goes_on_with_the_run_of_its_like(data, tmp_path):
