@@ -80,9 +80,12 @@ def test_exit_codes_are_those_of_the_errors():
 
 
 def test_every_kind_of_event_is_explained():
-    source = (ROOT / "src" / "eighteen" / "training" / "reporting.py").read_text("utf-8")
+    files = ("reporting", "requests")
+    source = "".join((ROOT / "src" / "eighteen" / "training" / f"{name}.py").read_text("utf-8") for name in files)
     table = _text("events.md").partition("| kind |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"_event\(\s*\"(\w+)\"", source)) == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    assert set(re.findall(r"_(?:event|tell)\(\s*\"(\w+)\"", source)) == set(
+        re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+    )
 
 
 def _text(name: str) -> str:

@@ -104,6 +104,13 @@ def gated(num_classes: int, in_chans: int) -> Gated:
     return Gated(normed(num_classes, in_chans))
 
 
+def heavy_gated(num_classes: int, in_chans: int) -> Gated:
+    """``gated``, with 64 MB that learn nothing, so that saving takes a while."""
+    net = gated(num_classes, in_chans)
+    net.ballast = nn.Parameter(torch.zeros(2**24), requires_grad=False)
+    return net
+
+
 def crooked(num_classes: int, in_chans: int) -> nn.Module:
     """One logit too many."""
     return grouped(num_classes + 1, in_chans)
