@@ -50,7 +50,7 @@ def random_crops(rendition: Rendition, *, seed: int, size: int = 24) -> np.ndarr
     out = np.zeros((NUM, size, size, 3), np.uint8)
     decoder = NativeDecoder(2)
     try:
-        decoder.start(rendition, np.arange(NUM), boxes, rng.random(NUM) < 0.5, out).result()
+        decoder.start(rendition, np.arange(NUM), boxes, rng.random(NUM) < 0.5, out).result().whole()
     finally:
         decoder.close()
     return out

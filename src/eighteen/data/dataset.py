@@ -32,6 +32,7 @@ WORK = ".pack"  # what a pack that is under way remembers
 ROWS = ("rows", "places")  # files that a rendition may have, see ``Rows``
 FORMAT = "eighteen"
 VERSION = 1
+WRONG_BYTES = "bytes that do not match their checksum"  # of a sample, as messages say it
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,7 @@ class Rendition:
     clean: bool = False  # no JPEG in it makes libjpeg-turbo warn
     rows: Rows | None = None  # of its JPEGs, where they are known
     in_memory: bool = False  # its pixels are nobody else's: never read from a file, never verified
+    name: str = "full"
     _files: dict[int, int] = field(init=False, repr=False, default_factory=dict)
     _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -73,7 +75,7 @@ class Rendition:
         if len(content) != length:
             raise self.broken(sample, f"{len(content)} of {length} bytes: the shard ends too early")
         if crc32c(content) != row["crc32c"]:
-            raise self.broken(sample, "bytes that do not match their checksum")
+            raise self.broken(sample, WRONG_BYTES)
         return content
 
     def read_raw(self, sample: int) -> NDArray[np.uint8]:
@@ -84,15 +86,26 @@ class Rendition:
         return np.frombuffer(self.read(sample), np.uint8).reshape(self.pixels.shape[1:])
 
     @cached_property
-    def verified_pixels(self) -> NDArray[np.uint8]:
-        """``pixels``, all verified when they are first asked for; DataError as ``read`` raises it."""
+    def faulty(self) -> frozenset[int]:
+        """The samples whose ``pixels`` are not those that were packed: all are verified when it is first asked for."""
         assert self.pixels is not None, "only raw renditions have pixels"
         if self.in_memory:
-            return self.pixels
-        for sample, expected in enumerate(self.index["crc32c"].tolist()):
-            if crc32c(self.pixels[sample]) != expected:
-                raise self.broken(sample, "bytes that do not match their checksum")
-        return self.pixels
+            return frozenset()
+        sums = enumerate(self.index["crc32c"].tolist())
+        return frozenset(sample for sample, expected in sums if crc32c(self.pixels[sample]) != expected)
+
+    def called(self, sample: int) -> str:
+        """A sample, as messages name it: with its shard, and where it came from as far as that can be read."""
+        shard = self.shards[self.index[sample]["shard"]]
+        source = self.origin(sample)
+        return f"sample {sample} of {shard} in {self.root}" + (f" (from {source!r})" if source is not None else "")
+
+    def origin(self, sample: int) -> str | None:
+        """Where a sample came from, if that can be read."""
+        try:
+            return self.source(sample)
+        except (OSError, ValueError, LookupError, RecursionError):
+            return None
 
     def files(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
         """The open files that hold these samples: [N] -> [N] descriptors, open as long as this object lives.
@@ -117,9 +130,8 @@ class Rendition:
 
     def broken(self, sample: int, got: str) -> DataError:
         """What to raise where the bytes of a sample are not there, or not those that were packed."""
-        shard = self.shards[self.index[sample]["shard"]]
         return DataError(
-            f"read sample {sample} of {shard} in {self.root} (from {self.source(sample)!r})",
+            f"read {self.called(sample)}",
             got=got,
             need="the bytes that were packed",
             hint=f"eighteen check {self.root}, then restore the shard or pack again with --force",
@@ -254,7 +266,7 @@ def _check_length(root: Path, stored: Stored) -> None:
 def _open_split(root: Path, name: str, facts: Mapping[str, Any], num_classes: int) -> Split:
     origins = Origins(root / facts["sources"]["file"])
     renditions = {
-        key: _open_rendition(root, one, origins, num_samples=facts["samples"], num_classes=num_classes)
+        key: _open_rendition(root, key, one, origins, num_samples=facts["samples"], num_classes=num_classes)
         for key, one in facts["renditions"].items()
     }
     labels = np.ascontiguousarray(renditions["full"].index["label"])
@@ -262,7 +274,7 @@ def _open_split(root: Path, name: str, facts: Mapping[str, Any], num_classes: in
 
 
 def _open_rendition(
-    root: Path, facts: Mapping[str, Any], origins: Origins, *, num_samples: int, num_classes: int
+    root: Path, key: str, facts: Mapping[str, Any], origins: Origins, *, num_samples: int, num_classes: int
 ) -> Rendition:
     name, shards = facts["index"]["file"], [stored_from(one) for one in facts["shards"]]
     index = open_index(root / name)
@@ -277,7 +289,7 @@ def _open_rendition(
     if all(key in facts for key in ROWS):
         rows = open_rows(*(root / facts[key]["file"] for key in ROWS), num_samples=num_samples)
     names = tuple(stored.name for stored in shards)
-    return Rendition(facts["kind"], index, root, names, pixels, origins, facts.get("clean", False), rows)
+    return Rendition(facts["kind"], index, root, names, pixels, origins, facts.get("clean", False), rows, name=key)
 
 
 def index_problem(index: NDArray[np.void], shards: Sequence[Stored], num_classes: int) -> str | None:
