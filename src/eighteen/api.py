@@ -238,11 +238,14 @@ def evaluate(
     split: str | None = None,
     checkpoint: str | None = None,
     model: nn.Module | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``.
 
     model: the module itself, where the recipe does not say how to build it      On several ranks under torchrun.
+    say: called with a line for each bad sample that is left out, as ``data.tolerate`` of the run's recipe allows
     """
+    from eighteen.data.tolerance import Tolerance
     from eighteen.results import tables
     from eighteen.training import checkpoint as checkpoints
     from eighteen.training import dist, models
@@ -255,10 +258,23 @@ def evaluate(
     chosen = _split(dataset, split)
     _check_classes(saved.card.classes, dataset, folder)
     recipe, device = recipes.load(str(folder.recipe)), dist.device_of(here)
+    bad = eval_folder(folder, dataset.path, chosen) / "bad.csv"
+    if here.is_first:
+        bad.unlink(missing_ok=True)  # of an evaluation before
+    tolerance = Tolerance(bad, {chosen: dataset.splits[chosen].num_samples}, recipe.data, say)
     with dist.connected(here, device):
         restored = models.restore(saved.card, saved.weights(), model=model).to(device)
         dtype = autocast_dtype(recipe.train.precision, device)
-        found = count(restored, dataset.splits[chosen], saved.card, recipe.eval, here, device=device, dtype=dtype)
+        found = count(
+            restored,
+            dataset.splits[chosen],
+            saved.card,
+            recipe.eval,
+            here,
+            device=device,
+            dtype=dtype,
+            on_bad=tolerance,
+        )
     if here.is_first:
         with unwritable_is_said(folder.eval, hint=f"df -h {folder.eval}; ls -ld {folder.eval}"):
             tables.write(found, eval_folder(folder, dataset.path, chosen))

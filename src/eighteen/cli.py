@@ -291,7 +291,9 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
     from eighteen.base import rundir
     from eighteen.results import tables
 
-    found = api.evaluate(run, data, split=split, checkpoint=checkpoint)
+    found = api.evaluate(
+        run, data, split=split, checkpoint=checkpoint, say=lambda line: print(f"warning: {line}", file=sys.stderr)
+    )
     if from_environment().is_first:
         _console().print(tables.show(found))
         print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")

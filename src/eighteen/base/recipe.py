@@ -149,6 +149,13 @@ class Data(Section):
     balance: Literal["none", "weights", "sampling"] = Field(
         default="none", description="against class imbalance: weigh the loss, or draw classes evenly"
     )
+    tolerate: Share = Field(
+        default=0.0001, description="share of a split's samples that may be bad; with one more the run ends"
+    )
+    bad: Literal["skip", "stop"] = Field(
+        default="skip",
+        description="a sample that cannot be read or decoded is left out of its batch, or ends the run; never replaced",
+    )
     gray: bool = Field(default=True, description="train with one channel where all pictures are gray")
     mean: tuple[float, ...] | None = Field(
         default=None, description="per channel, of pixels in [0, 1]; none: the dataset's own"

@@ -48,6 +48,11 @@ class RunDir:
         return self.path / "tensorboard"
 
     @property
+    def bad(self) -> Path:
+        """The table of bad samples that were left out; not there while there is none."""
+        return self.path / "bad.csv"
+
+    @property
     def eval(self) -> Path:
         return self.path / "eval"
 

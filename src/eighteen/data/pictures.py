@@ -18,10 +18,9 @@ import numpy as np
 from PIL import Image
 
 from eighteen.data import native
+from eighteen.data.index import MAX_PIXELS
 from eighteen.data.jpegs import JpegHeader, read_header
 
-MAX_PIXELS = 100_000_000  # 400 MB decoded: Pillow takes 4 bytes a pixel
-MAX_BYTES = 512 * 2**20  # of one file
 MAX_JPEG_SIDE = 65_500  # libjpeg's limit
 # Formats that are pictures only: EPS, for one, is a program, and Pillow would start Ghostscript for it.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")

@@ -20,6 +20,7 @@ from eighteen.base.events import STOP, OnEvent, last
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
+from eighteen.data.tolerance import Tolerance
 from eighteen.training import checkpoint
 from eighteen.training import snapshot as snapshots
 from eighteen.training.evaluate import Evaluation
@@ -76,6 +77,8 @@ class Reporter:
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
         self.stop_agreed = self.save_agreed = False
+        num_samples = {name: split.num_samples for name, split in this.data.splits.items()}
+        self.tolerance = loader.on_bad = Tolerance(this.run.bad, num_samples, this.recipe.data, self._tell_bad)
 
     def __enter__(self) -> Self:
         this = self._this
@@ -199,6 +202,13 @@ class Reporter:
 
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
+
+    def _tell_bad(self, text: str) -> None:
+        """A bad sample is met by one rank: whichever it is, the run says so."""
+        if self._this.world.is_first:
+            self.warn(text)
+        else:
+            self._this.run.event("warning", text=text)
 
     def ended(self, reason: str) -> Scores:
         """The run ended as it should; returns its last evaluation's scores."""

@@ -22,6 +22,7 @@ from eighteen.base.world import World
 from eighteen.data.dataset import Dataset
 from eighteen.data.loader import TrainLoader
 from eighteen.data.maker import Batch
+from eighteen.data.tolerance import OnBad
 from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
 from eighteen.training.evaluate import Evaluation, evaluate
@@ -59,7 +60,7 @@ def train(
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
                 if epoch := this.plan.ends_epoch(now):
-                    found = validate(this, state) if evaluation_due(this, now, epoch) else None
+                    found = validate(this, state, report.tolerance) if evaluation_due(this, now, epoch) else None
                     report.epoch_ended(now, epoch, found)
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
@@ -120,7 +121,7 @@ def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
     return "val" in this.data.splits and (is_last or epoch % this.recipe.eval.every == 0)
 
 
-def validate(this: Job, state: State) -> Evaluation:
+def validate(this: Job, state: State, on_bad: OnBad) -> Evaluation:
     """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
     with states.averaged_statistics(this, state), states.averaged_weights(state):
         return evaluate(
@@ -131,6 +132,7 @@ def validate(this: Job, state: State) -> Evaluation:
             this.world,
             device=this.device,
             dtype=this.dtype,
+            on_bad=on_bad,
         )
 
 
