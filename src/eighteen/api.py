@@ -68,6 +68,7 @@ def train(
     freeze_to: str | None = None,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     on_event: OnEvent | None = None,
@@ -81,6 +82,7 @@ def train(
     epochs, batch, changes: see ``base.recipe.load``
     init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
+    min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     on_event: called with every event; may return ``eighteen.STOP``
     say: called with each line for people, e.g. why a recipe was chosen
 
@@ -91,7 +93,7 @@ def train(
     from eighteen.training.resolve import resolve
 
     here = world.from_environment()
-    ranks = _num_ranks(gpus, procs, here)
+    ranks = _num_ranks(gpus, procs, min_ranks, here)
     module = model if model is not None and not isinstance(model, str) else None
     if module is not None and ranks > 1:
         raise UsageError(
@@ -131,7 +133,7 @@ def train(
         say(f"run {run.path}")
         return run, dataset
 
-    return _start(prepare, ranks=ranks, on_cpu=bool(procs), on_event=on_event, module=module)
+    return _start(prepare, ranks=ranks, min_ranks=min_ranks, on_cpu=bool(procs), on_event=on_event, module=module)
 
 
 def resume(
@@ -140,6 +142,7 @@ def resume(
     data: str | os.PathLike[str] | None = None,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     model: nn.Module | None = None,
     on_event: OnEvent | None = None,
 ) -> Result:
@@ -154,7 +157,8 @@ def resume(
 
     return _start(
         prepare,
-        ranks=_num_ranks(gpus, procs, world.from_environment()),
+        ranks=_num_ranks(gpus, procs, min_ranks, world.from_environment()),
+        min_ranks=min_ranks,
         on_cpu=bool(procs),
         on_event=on_event,
         module=model,
@@ -246,6 +250,7 @@ def _start(
     prepare: Callable[[], tuple[RunDir, Dataset]],
     *,
     ranks: int,
+    min_ranks: int | None,
     on_cpu: bool,
     on_event: OnEvent | None,
     module: nn.Module | None,
@@ -255,7 +260,7 @@ def _start(
     here = world.from_environment()
     if ranks > 1 or on_cpu:
         run, dataset = prepare()
-        return _on_own_ranks(run, dataset, ranks, on_cpu, on_event)
+        return _on_own_ranks(run, dataset, ranks, min_ranks, on_cpu, on_event)
     from eighteen.training import dist
     from eighteen.training.train import train as train_here
 
@@ -289,8 +294,10 @@ def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, de
     return made if isinstance(made, tuple) else (rundir.open(paths[0]), open(paths[1]))
 
 
-def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, on_event: OnEvent | None) -> Result:
-    from eighteen.training import ranks
+def _on_own_ranks(
+    run: RunDir, dataset: Dataset, num_ranks: int, min_ranks: int | None, on_cpu: bool, on_event: OnEvent | None
+) -> Result:
+    from eighteen.training import supervisor
 
     follower = Follower(run.events)
     follower.new()  # what a run that is resumed has told before
@@ -300,7 +307,9 @@ def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, o
         def tell() -> bool:
             return STOP in [sink(event) for event in follower.new()]
 
-        ranks.start(run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell)
+        supervisor.start(
+            run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell, min_ranks=min_ranks
+        )
     return result.of(run)
 
 
@@ -339,9 +348,12 @@ def beside(source: Path) -> Path:
     return source.with_name(f"{source.stem if source.is_file() else source.name}.e18")
 
 
-def _num_ranks(gpus: int | None, procs: int | None, here: world.World) -> int:
+def _num_ranks(gpus: int | None, procs: int | None, min_ranks: int | None, here: world.World) -> int:
     """How many ranks to start; 1 is this process."""
     asked = gpus if gpus is not None else procs
+    if min_ranks is not None and not 1 <= min_ranks <= (asked or 0):
+        need = "from 1 to as many as --gpus or --procs starts"
+        raise UsageError(f"--min-ranks {min_ranks}", got=f"{asked or 0} ranks to start", need=need, hint="--gpus 8")
     if asked is None:
         return 1
     flag = "--gpus" if gpus is not None else "--procs"

@@ -180,6 +180,7 @@ def train(
     freeze_to: str | None = None,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     name: str | None = None,
     runs_dir: Path = Path("runs"),
     resume: Path | None = None,
@@ -197,6 +198,7 @@ def train(
         freeze_to: This stage and all before it keep their weights.
         gpus: Ranks to start, one a GPU.
         procs: Ranks to start as CPU processes.
+        min_ranks: Go on with as few of them if one keeps dying; all if left out.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         resume: Go on with this run; data only if its dataset has moved.
@@ -215,7 +217,7 @@ def train(
     console = _console(stderr=True)
     with Display(console) as display:
         if resume is not None:
-            result = api.resume(resume, data=data, gpus=gpus, procs=procs, on_event=display)
+            result = api.resume(resume, data=data, gpus=gpus, procs=procs, min_ranks=min_ranks, on_event=display)
         else:
             assert data is not None
             result = api.train(
@@ -229,6 +231,7 @@ def train(
                 freeze_to=freeze_to,
                 gpus=gpus,
                 procs=procs,
+                min_ranks=min_ranks,
                 name=name,
                 runs_dir=runs_dir,
                 on_event=display,

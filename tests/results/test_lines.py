@@ -48,6 +48,10 @@ EVAL |= {"seconds": 1.23, "best": True}
             "skip step 7  its loss was not finite, no weight was changed  2 in a row",
         ),
         ({"event": "resume", "step": 7, "checkpoint": "step-7"}, "resume at step 7  from step-7"),
+        (
+            {"event": "restart", "attempt": 2, "reason": "rank 1 hung", "world": 2, "step": 40, "stacks": ["a"]},
+            "restart 2  after rank 1 hung  from step 40 on 2 ranks",
+        ),
         ({"event": "warning", "text": "two\nlines"}, r"warning: two\nlines"),
         (
             {"event": "end", "reason": "done", "step": 9, "top1": 0.5, "top5": 1.0, "seconds": 61},

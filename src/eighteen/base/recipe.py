@@ -174,6 +174,9 @@ class Train(Section):
         default=0, description="stop after this many evaluations without a better top-1; 0: never"
     )
     log_every: PositiveInt = Field(default=10, description="steps between step events")
+    hang_s: Annotated[float, Field(gt=0)] = Field(
+        default=10.0, description="seconds without a sign of life, or 5 usual steps if longer, that make a rank hang"
+    )
 
 
 class Recipe(Section):

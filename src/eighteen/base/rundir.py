@@ -47,6 +47,10 @@ class RunDir:
         return self.path / "tensorboard"
 
     @property
+    def stacks(self) -> Path:
+        return self.path / "stacks"
+
+    @property
     def eval(self) -> Path:
         return self.path / "eval"
 
@@ -75,17 +79,17 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         need = "letters, digits, '.', '_', '+' and '-'"
         raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    now = stamp()
     parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
-        path = parent / (f"{name}-{stamp}" if attempt == 1 else f"{name}-{stamp}.{attempt}")
+        path = parent / (f"{name}-{now}" if attempt == 1 else f"{name}-{now}.{attempt}")
         try:
             path.mkdir()
             break
         except FileExistsError:
             continue
     else:
-        got = f"1000 runs called {name}-{stamp}"
+        got = f"1000 runs called {name}-{now}"
         raise UsageError("name the run", got=got, need="a new name", hint="--name another")
     run = RunDir(path)
     for folder in (run.checkpoints, run.tensorboard, run.eval):
@@ -94,6 +98,11 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     write_atomic(path / "command.txt", command + "\n")
     write_json(path / "env.json", environment)
     return run
+
+
+def stamp() -> str:
+    """Now, to the second and in UTC, as it stands in names."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def open(path: str | os.PathLike[str]) -> RunDir:
