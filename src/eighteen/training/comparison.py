@@ -1,11 +1,12 @@
 """What the ranks compare while they train: how fast each is, and that all have the same weights.
 
-They exchange a few bytes every 20 steps and read them two steps later, so that no step waits for them.
+They exchange a few bytes every 10 steps and read them two steps later, so that no step waits for them.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -18,8 +19,9 @@ from eighteen.base.world import World
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.state import State
 
-EVERY, WEIGHTS_EVERY = 20, 100  # steps
+EVERY, WEIGHTS_EVERY = 10, 100  # steps
 SLOW = 0.75  # of the median speed of the others
+NUM_TIMES = 3  # in a row that a rank has to be found slow: anything can disturb a few steps
 
 _ODD = 0x9E3779B97F4A7C15 - 2**64  # multiplying with an odd number loses no bit of 64
 
@@ -30,6 +32,7 @@ class Comparison:
     def __init__(self, world: World, device: torch.device, state: State, pulse: Heartbeat) -> None:
         self._world, self._device, self._state, self._pulse = world, device, state, pulse
         self._busy_before, self._phase = 0.0, -1
+        self._recent: deque[Sequence[int]] = deque(maxlen=NUM_TIMES)  # what ``_read`` found
         self._slow: set[int] = set()
         self._sent: tuple[int, bool, Tensor, torch.distributed.Work | None] | None = None
         self._arriving: tuple[int, bool, Tensor, torch.cuda.Event | None] | None = None
@@ -84,11 +87,15 @@ class Comparison:
             done.synchronize()
         if with_weights:
             _same_weights(every[:, 1].tolist(), step + 1)
-        busy = every[:, 0].tolist()
-        slow = slow_ranks(busy) if all(busy) else self._slow
+        self._recent.append(every[:, 0].tolist())
+        if len(self._recent) < NUM_TIMES or not all(map(all, self._recent)):
+            return
+        found = [slow_ranks(busy) for busy in self._recent]
+        slow = set.intersection(*found) | (self._slow & set.union(*found))
+        whole = [sum(busy) for busy in zip(*self._recent, strict=True)]
         for rank in sorted(slow - self._slow):
-            share = speed(busy, rank)
-            yield f"rank {rank} is slow: {share:.2f} of the speed of the others over {EVERY} steps up to step {step}"
+            steps = f"{EVERY * NUM_TIMES} steps up to step {step}"
+            yield f"rank {rank} is slow: {speed(whole, rank):.2f} of the speed of the others over {steps}"
         self._slow = slow
 
 

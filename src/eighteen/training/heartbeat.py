@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 BEAT_S = 0.5
 GENEROUS_S = 600.0  # for what has no usual length: the first step of a phase compiles, a checkpoint waits for a disk
-SILENT_S = 60.0  # no call keeps all other threads of a process from running for as long as that
+SILENT_S = 60.0  # loading a library, or saving, can keep all threads of a process from running, but not so long
 NUM_KEPT = 64  # durations that the usual one is taken of
 FACTOR = 5.0  # a step may take as many times the usual
 
@@ -31,12 +31,14 @@ FACTOR = 5.0  # a step may take as many times the usual
 class Beat(NamedTuple):
     """alive, progressed: when the process and its main thread last said something; 0: never
 
-    limit_s: how long the main thread may be silent now; infinite while it waits for pictures
+    silent_s: how long the process may be silent now
+    limit_s: how long the main thread may be; infinite while it waits for pictures
     step: steps done, -1 before the first; reached: what it has passed since that step began
     """
 
     alive: float = 0.0
     progressed: float = 0.0
+    silent_s: float = SILENT_S
     limit_s: float = GENEROUS_S
     step: float = -1.0
     reached: float = 0.0
@@ -66,8 +68,9 @@ class Heartbeat:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.doing("end")
         self._ended.set()
-        self._fields[Beat._fields.index("limit_s")] = math.inf  # what comes now is no longer ours
+        self._fields[3] = math.inf  # what comes now is no longer ours
 
     def doing(self, kind: str, *, phase: int = 0, step: int | None = None) -> None:
         """The main thread is about to do ``kind``: "step", "evaluate", "data" (wait for pictures), or any other word.
@@ -81,14 +84,15 @@ class Heartbeat:
         # what follows something else waits for ranks that are still at it
         self._is_usual = bool(self._durations[kind, phase]) and (before[0] in (kind, "data") or not self.is_alone)
         self._now, self._began = (kind, phase), now
-        self._fields[2] = self._limit_s(kind, phase)
+        self._fields[2] = self.hang_s if kind in ("step", "evaluate", "data") else SILENT_S
+        self._fields[3] = self._limit_s(kind, phase)
         if step is not None:
-            self._fields[3], self._fields[4] = step, 0.0
+            self._fields[4], self._fields[5] = step, 0.0
         self.reached()
 
     def reached(self) -> None:
         """The main thread has come past something: between ranks that wait for each other this tells who is behind."""
-        self._fields[4] += 1.0
+        self._fields[5] += 1.0
         self._fields[1] = time.monotonic()
 
     def over(self, items: Iterable[T], kind: str) -> Iterator[T]:
@@ -133,7 +137,7 @@ def hanging(beats: dict[int, Beat], now: float) -> list[int]:
     A process that no longer runs is known by its own silence. Otherwise nobody has said a word for longer than any may
     be silent: those who are least far are the ones that the others wait for.
     """
-    if stopped := [rank for rank, beat in beats.items() if now - beat.alive > min(beat.limit_s, SILENT_S)]:
+    if stopped := [rank for rank, beat in beats.items() if now - beat.alive > beat.silent_s]:
         return stopped
     if not beats or any(now - beat.progressed <= beat.limit_s for beat in beats.values()):
         return []

@@ -28,14 +28,14 @@ def main(arguments: list[str]) -> int:
     run, data = rundir.open(arguments[0]), datasets.open(arguments[1])
     recipe = recipes.load(str(run.recipe))
     here, meeting = world.from_environment(), Path(os.environ[FILE_STORE]).parent
-    with stack_file(meeting, here.rank).open("w") as stacks:
-        faulthandler.register(signal.SIGUSR2, stacks)
-        try:
-            train(recipe, data, run, here, pulse=Heartbeat(beat_file(meeting, here.rank), hang_s=recipe.train.hang_s))
-        except EighteenError as error:
-            told = json.dumps([type(error).__name__, [error.tried, error.got, error.need, error.hint]])
-            error_file(meeting, here.rank).write_text(told, "utf-8")
-            return error.exit_code
+    stacks = stack_file(meeting, here.rank).open("w")  # open until the very end: the signal may come at any time
+    faulthandler.register(signal.SIGUSR2, stacks)
+    try:
+        train(recipe, data, run, here, pulse=Heartbeat(beat_file(meeting, here.rank), hang_s=recipe.train.hang_s))
+    except EighteenError as error:
+        told = json.dumps([type(error).__name__, [error.tried, error.got, error.need, error.hint]])
+        error_file(meeting, here.rank).write_text(told, "utf-8")
+        return error.exit_code
     return 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -162,11 +161,11 @@ class Ranks:
             process.send_signal(signal.SIGCONT)
         if left:
             time.sleep(STACKS_S)
-            self._run.stacks.mkdir(exist_ok=True)
         for rank, _ in left:
-            path = self._run.stacks / f"{stamp()}-rank-{rank}.txt"
-            shutil.copyfile(stack_file(self._meeting, rank), path)
-            self._stacks.append(path)
+            if written := stack_file(self._meeting, rank).read_bytes():
+                self._run.stacks.mkdir(exist_ok=True)
+                self._stacks.append(self._run.stacks / f"{stamp()}-rank-{rank}.txt")
+                self._stacks[-1].write_bytes(written)
 
     def _kill(self) -> None:
         for process in self._processes:
