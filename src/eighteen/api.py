@@ -74,6 +74,7 @@ def train(
     freeze_to: str | None = None,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     checkpoint_to: str | None = None,
@@ -93,6 +94,7 @@ def train(
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
     new: make a new run, whatever lies there
+    min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     on_event: called with every event; may return ``eighteen.STOP``
     say: called with each line for people, e.g. why a recipe was chosen
 
@@ -106,7 +108,7 @@ def train(
     from eighteen.training.resolve import resolve
 
     here = world.from_environment()
-    ranks = _num_ranks(gpus, procs, here)
+    ranks = _num_ranks(gpus, procs, min_ranks, here)
     module = model if model is not None and not isinstance(model, str) else None
     if module is not None and ranks > 1:
         raise UsageError(
@@ -150,7 +152,7 @@ def train(
                     say(f"run {run.path}")
         return run, dataset
 
-    return _start(prepare, ranks=ranks, on_cpu=bool(procs), on_event=on_event, module=module)
+    return _start(prepare, ranks=ranks, min_ranks=min_ranks, on_cpu=bool(procs), on_event=on_event, module=module)
 
 
 def resume(
@@ -159,6 +161,7 @@ def resume(
     data: str | os.PathLike[str] | None = None,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     model: nn.Module | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     on_event: OnEvent | None = None,
@@ -187,7 +190,8 @@ def resume(
 
     return _start(
         prepare,
-        ranks=_num_ranks(gpus, procs, world.from_environment()),
+        ranks=_num_ranks(gpus, procs, min_ranks, world.from_environment()),
+        min_ranks=min_ranks,
         on_cpu=bool(procs),
         on_event=on_event,
         module=model,
@@ -332,6 +336,7 @@ def _start(
     prepare: Prepare,
     *,
     ranks: int,
+    min_ranks: int | None,
     on_cpu: bool,
     on_event: OnEvent | None,
     module: nn.Module | None,
@@ -342,7 +347,7 @@ def _start(
     if ranks > 1 or on_cpu:
         with ExitStack() as stack:
             run, dataset = prepare(stack)
-            return _on_own_ranks(run, dataset, ranks, on_cpu, on_event)
+            return _on_own_ranks(run, dataset, ranks, min_ranks, on_cpu, on_event)
     from eighteen.training import dist
     from eighteen.training.train import train as train_here
 
@@ -452,8 +457,10 @@ def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, de
     return made if isinstance(made, tuple) else (rundir.open(paths[0]), open(paths[1]))
 
 
-def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, on_event: OnEvent | None) -> Result:
-    from eighteen.training import ranks
+def _on_own_ranks(
+    run: RunDir, dataset: Dataset, num_ranks: int, min_ranks: int | None, on_cpu: bool, on_event: OnEvent | None
+) -> Result:
+    from eighteen.training import supervisor
 
     follower = Follower(run.events)
     follower.new()  # what a run that is resumed has told before
@@ -463,7 +470,9 @@ def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, o
         def tell() -> bool:
             return STOP in [sink(event) for event in follower.new()]
 
-        ranks.start(run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell)
+        supervisor.start(
+            run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell, min_ranks=min_ranks
+        )
     return result.of(run)
 
 
@@ -507,9 +516,12 @@ def beside(source: Path) -> Path:
     return source.with_name(f"{source.stem if source.is_file() else source.name}.e18")
 
 
-def _num_ranks(gpus: int | None, procs: int | None, here: world.World) -> int:
+def _num_ranks(gpus: int | None, procs: int | None, min_ranks: int | None, here: world.World) -> int:
     """How many ranks to start; 1 is this process."""
     asked = gpus if gpus is not None else procs
+    if min_ranks is not None and not 1 <= min_ranks <= (asked or 0):
+        need = "from 1 to as many as --gpus or --procs starts"
+        raise UsageError(f"--min-ranks {min_ranks}", got=f"{asked or 0} ranks to start", need=need, hint="--gpus 8")
     if asked is None:
         return 1
     flag = "--gpus" if gpus is not None else "--procs"

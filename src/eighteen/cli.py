@@ -184,6 +184,7 @@ def train(
     freeze_to: str | None = None,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     name: str | None = None,
     runs_dir: Path = Path("runs"),
     checkpoint_to: str | None = None,
@@ -205,6 +206,7 @@ def train(
         freeze_to: This stage and all before it keep their weights.
         gpus: Ranks to start, one a GPU.
         procs: Ranks to start as CPU processes.
+        min_ranks: Go on with as few of them if one keeps dying; all if left out.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         checkpoint_to: Copy each checkpoint there as well: a path, or a URL of fsspec such as s3://bucket/folder.
@@ -227,7 +229,16 @@ def train(
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with Display(console) as display:
         if resume is not None:
-            result = api.resume(resume, data=data, gpus=gpus, procs=procs, runs_dir=runs_dir, on_event=display, say=say)
+            result = api.resume(
+                resume,
+                data=data,
+                gpus=gpus,
+                procs=procs,
+                min_ranks=min_ranks,
+                runs_dir=runs_dir,
+                on_event=display,
+                say=say,
+            )
         else:
             assert data is not None
             result = api.train(
@@ -241,6 +252,7 @@ def train(
                 freeze_to=freeze_to,
                 gpus=gpus,
                 procs=procs,
+                min_ranks=min_ranks,
                 name=name,
                 runs_dir=runs_dir,
                 checkpoint_to=checkpoint_to,

@@ -54,6 +54,10 @@ EVAL |= {"seconds": 1.23, "best": True}
             "notice of aws: terminate  2026-11-24T08:22:00Z  saving and stopping",
         ),
         ({"event": "notice", "cloud": "gcp", "what": "x", "when": None, "goes": False}, "notice of gcp: x  -"),
+        (
+            {"event": "restart", "attempt": 2, "reason": "rank 1 hung", "world": 2, "step": 40, "stacks": ["a"]},
+            "restart 2  after rank 1 hung  from step 40 on 2 ranks",
+        ),
         ({"event": "warning", "text": "two\nlines"}, r"warning: two\nlines"),
         (
             {"event": "end", "reason": "done", "step": 9, "top1": 0.5, "top5": 1.0, "seconds": 61},

@@ -6,6 +6,7 @@ The truth that every display derives from. Every event has ``v`` (format version
     start       recipe, dataset, classes, num_samples, num_steps, epochs, world, device, precision, decoder, model,
                 num_weights
     resume      step, epoch, checkpoint
+    restart     attempt, reason, world, step, stacks: ranks were lost, and all are started again
     phase       phase, size, batch, epoch, step
     step        step, num_steps, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, stages,
                 skipped, memory_bytes, eta_s

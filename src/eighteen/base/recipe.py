@@ -195,6 +195,9 @@ class Train(Section):
         default="auto",
         description="the cloud that is asked whether it will take this machine back; auto: its own, where it has one",
     )
+    hang_s: Annotated[float, Field(gt=0)] = Field(
+        default=10.0, description="seconds without a sign of life, or 5 usual steps if longer, that make a rank hang"
+    )
 
     @field_validator("virtual_workers")
     @classmethod

@@ -53,6 +53,10 @@ class RunDir:
         return self.path / "bad.csv"
 
     @property
+    def stacks(self) -> Path:
+        return self.path / "stacks"
+
+    @property
     def eval(self) -> Path:
         return self.path / "eval"
 
@@ -92,17 +96,17 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     A second run in the same second gets ``.2``: nothing is ever overwritten.
     """
     check_name(name)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    now = stamp()
     parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
-        path = parent / (f"{name}-{stamp}" if attempt == 1 else f"{name}-{stamp}.{attempt}")
+        path = parent / (f"{name}-{now}" if attempt == 1 else f"{name}-{now}.{attempt}")
         try:
             path.mkdir()
             break
         except FileExistsError:
             continue
     else:
-        got = f"1000 runs called {name}-{stamp}"
+        got = f"1000 runs called {name}-{now}"
         raise UsageError("name the run", got=got, need="a new name", hint="--name another")
     run = RunDir(path)
     for folder in (run.checkpoints, run.tensorboard, run.eval):
@@ -144,6 +148,11 @@ def unfinished(parent: Path, name: str, *, recipe: Recipe, dataset: Path, digest
         end = run.end() if is_same else None
         if is_same and not (end and end["reason"] in FINAL):
             yield run
+
+
+def stamp() -> str:
+    """Now, to the second and in UTC, as it stands in names."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def open(path: str | os.PathLike[str]) -> RunDir:

@@ -18,6 +18,7 @@ _TEMPLATES = {
         "{num_steps} steps  {model} of {num_weights} weights  {world} x {device} in {precision}  decoder {decoder}"
     ),
     "resume": "resume at step {step}  from {checkpoint}",
+    "restart": "restart {attempt}  after {reason}  from step {step} on {world} ranks",
     "phase": "phase {phase}  size {size}  batch {batch}  from epoch {epoch:.4g}  step {step}",
     "step": (
         "step {step}/{num_steps}  epoch {epoch:.2f}  size {size}  batch {batch}  {images_per_s:,.0f} images/s  "

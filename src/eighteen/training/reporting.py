@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from eighteen.base.errors import Stopped, exit_code_of
+from eighteen.base.errors import PeerLost, Stopped, exit_code_of
 from eighteen.base.events import STOP, OnEvent, last
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
@@ -55,12 +55,16 @@ class Scores(NamedTuple):
 class Reporter:
     """Turns what happens into events, for as long as the block lasts; leaves an ``end`` event however it is left.
 
+    is_supervised: whoever started this rank tells of a lost peer, and may go on
     diverged_at: the step that made MAX_STREAK in a row that changed no weight
     is_best: whether this step's evaluation is the best so far
     stop_agreed, save_agreed: what some rank asked for and all now know
     """
 
-    def __init__(self, this: Job, state: State, loader: TrainLoader, on_event: OnEvent | None) -> None:
+    def __init__(
+        self, this: Job, state: State, loader: TrainLoader, on_event: OnEvent | None, *, is_supervised: bool = False
+    ) -> None:
+        self._is_supervised = is_supervised
         self._this, self._state, self._loader, self._on_event = this, state, loader, on_event
         self._reader = _Reader(this.device)
         self._writer = Writer(self._saved)
@@ -124,7 +128,8 @@ class Reporter:
         if error is not None:
             with suppress(OSError):  # a disk that cannot be written to ends the run with what it said first
                 self._writer.wait()
-                self._end(type(error).__name__, exit_code_of(error))
+                if not (self._is_supervised and isinstance(error, PeerLost)):
+                    self._end(type(error).__name__, exit_code_of(error))
 
     def is_logged(self, step: Step) -> bool:
         """Whether this step's training accuracy is counted and told."""
