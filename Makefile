@@ -13,7 +13,7 @@ export DATA ?= ../shared/data
 # or pyright asks the network for its newest version
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test check bench wheel fuzz clean
+.PHONY: help demo test soak check bench wheel fuzz clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(ENV)  ## draw pictures, then pack, train, eval and predict: about a minu
 
 test: $(ENV)  ## run all tests
 	@$(BIN)/pytest -q --durations=10
+
+soak: $(ENV)  ## run the long proofs of docs/reliability.md: half an hour
+	@$(BIN)/pytest -q -m soak --durations=0
 
 check: $(ENV)  ## format, lint, types, layers
 	@$(BIN)/ruff format --check $(CODE)

@@ -69,7 +69,7 @@ def test_a_flipped_bit_is_found_and_the_file_named(run, file):
 def test_a_missing_file_and_a_missing_mark_are_found(run):
     path = save(run, 12)
     (path / "model.safetensors").unlink()
-    with pytest.raises(DataError, match=r"model.safetensors differs"):
+    with pytest.raises(DataError, match=r"model.safetensors is not there"):
         checkpoint.open(path)
     (path / "commit.json").unlink()
     with pytest.raises(DataError, match=r"no commit.json: it was never finished"):

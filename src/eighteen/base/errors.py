@@ -5,7 +5,8 @@ EighteenError                      1  a bug, if it is raised as itself
 │   └── RecipeError                2  a key or value of a recipe
 ├── DataError (ValueError)         3  sources or a dataset that cannot be used
 ├── MachineError                   4  this machine cannot do what was asked
-│   └── Stalled                    4  pictures are late; whoever waits may go on waiting
+│   ├── Stalled                    4  pictures are late; whoever waits may go on waiting
+│   └── Unwritable                 3  the disk of a run that is under way cannot be written to
 ├── Diverged                       5  the loss was not finite three steps in a row
 ├── BudgetSpent                    6  time or money ended before the target
 ├── PeerLost                       7  another rank is gone
@@ -17,6 +18,9 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+UNWRITABLE = FULL | {errno.EACCES, errno.EEXIST, errno.EIO, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 class EighteenError(Exception):
@@ -58,6 +62,10 @@ class Stalled(MachineError):
     pass
 
 
+class Unwritable(MachineError):
+    exit_code = 3
+
+
 class Diverged(EighteenError):
     exit_code = 5
 
@@ -75,11 +83,11 @@ class Stopped(EighteenError):
 
 
 def exit_code_of(error: BaseException) -> int:
-    """What a process that ends with this error returns."""
+    """What a run that ends with this error returns."""
     if isinstance(error, EighteenError):
         return error.exit_code
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MachineError.exit_code
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return Unwritable.exit_code
     return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from eighteen.base.errors import RecipeError, did_you_mean
 
@@ -165,11 +165,21 @@ class Train(Section):
     )
     compile: bool = Field(default=False, description="torch.compile the model")
     deterministic: bool = Field(default=False, description="repeatable algorithms only, and float32 without shortcuts")
+    exact: bool = Field(default=False, description="the same bits on 1, 2, 4 ... ranks: see docs/reliability.md")
+    virtual_workers: PositiveInt = Field(
+        default=8, description="if exact: in how many parts a batch is computed; a power of two, the most ranks"
+    )
     micro_batch: Annotated[int, Field(ge=0)] = Field(
         default=0, description="most pictures in one forward pass of a rank; 0: its whole share"
     )
+    ghost_batch: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="pictures over which batch norm takes its statistics; 0: those of a forward pass"
+    )
     checkpoint: Literal["epoch", "phase"] = Field(default="epoch", description="after which of them to save")
     checkpoint_minutes: Annotated[float, Field(gt=0)] = Field(default=5.0, description="most minutes without saving")
+    checkpoint_to: str = Field(
+        default="", description="where each checkpoint is copied to as well: a path, or a URL of fsspec (s3://...)"
+    )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0, description="stop after this many evaluations without a better top-1; 0: never"
     )
@@ -177,6 +187,17 @@ class Train(Section):
     hang_s: Annotated[float, Field(gt=0)] = Field(
         default=10.0, description="seconds without a sign of life, or 5 usual steps if longer, that make a rank hang"
     )
+    notices: Literal["auto", "off", "aws", "gcp"] = Field(
+        default="auto",
+        description="the cloud that is asked whether it will take this machine back; auto: its own, where it has one",
+    )
+
+    @field_validator("virtual_workers")
+    @classmethod
+    def _a_power_of_two(cls, count: int) -> int:
+        if count & (count - 1):
+            raise ValueError(f"{count} is not a power of two")
+        return count
 
 
 class Recipe(Section):

@@ -17,8 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from eighteen.base.errors import DataError, MachineError, UsageError
-from eighteen.base.files import sync_folder, write_json
+from eighteen.base.errors import DataError, UsageError
+from eighteen.base.files import require_room, sync_folder, unwritable, write_json
 from eighteen.base.hardware import num_cpus
 from eighteen.data import dataset, sources, work, workers
 from eighteen.data.dataset import FACTS, WORK
@@ -26,7 +26,7 @@ from eighteen.data.finish import finish
 from eighteen.data.listing import SPLITS
 from eighteen.data.parts import Part, PartWriter, finished_parts
 from eighteen.data.pictures import Prepared
-from eighteen.data.plan import Options, Plan, jobs, make_plan
+from eighteen.data.plan import Options, Plan, jobs, least_bytes, make_plan
 from eighteen.data.report import BAD, DUPLICATES, PackReport, report_of
 
 Progress = Callable[[int, int, int], object]  # pictures done, of how many, bytes written
@@ -66,9 +66,11 @@ def pack(
     options = Options(val, test, seed, group, max_side, quality, tuple(renditions), shard_bytes)
     plan = make_plan(sources.read(source, group=group), options)
     _check_apart(plan, root)
+    _require_room(root, plan)
     kept = 0
     with _disk_errors(root), _held(root):
         if not _is_finished(root, plan, force=force):
+            _remove_temporary(root)
             parts = {name: finished_parts(root, name) for name in plan.orders}
             kept = sum(len(several) for several in parts.values())
             _write(root, plan, parts, procs=procs or num_cpus(), on_progress=on_progress)
@@ -92,6 +94,23 @@ def _write(root: Path, plan: Plan, parts: dict[str, list[Part]], *, procs: int, 
                     on_progress(done + position - first, plan.num_items, num_bytes + written)
             done += len(plan.orders[name]) - first
             num_bytes += sum(_num_bytes(part) for part in parts[name] if part.last > first)
+
+
+def _require_room(root: Path, plan: Plan) -> None:
+    """MachineError if the dataset cannot fit, also not in the place of what lies there: it will be kept or replaced."""
+    there = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    require_room(
+        root,
+        least_bytes(plan) - there,
+        tried=f"pack {plan.sources.place} into {root}",
+        hint=f"df -h {root.parent}; make room there, or name another disk: eighteen pack {plan.sources.place} DEST",
+    )
+
+
+def _remove_temporary(root: Path) -> None:
+    """What a pack that was killed was just writing."""
+    for path in root.rglob(".*.tmp"):
+        path.unlink()
 
 
 def _num_bytes(part: Part) -> int:
@@ -222,9 +241,5 @@ def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineError(
-            f"write {error.filename or root}",
-            got=error.strerror or str(error),
-            need=f"room and leave to write in {root}",
-            hint=f"df -h {root.parent}; then the same command again: finished shards are kept",
-        ) from error
+        hint = f"df -h {root.parent}; then the same command again: finished shards are kept"
+        raise unwritable(error, root, hint=hint) from error

@@ -55,7 +55,13 @@ class PartWriter:
     ) -> None:
         self._root, self._split, self._number, self._first_sample = root, split, number, first_sample
         (root / split).mkdir(exist_ok=True)
-        self._writers = {name: _writer(root, split, name, number, shape) for name, shape in shapes.items()}
+        self._writers: dict[str, TarWriter | RawWriter] = {}
+        try:
+            for name, shape in shapes.items():
+                self._writers[name] = _writer(root, split, name, number, shape)
+        except BaseException:
+            self.discard()
+            raise
         self._index: dict[str, list[tuple[int, ...]]] = {name: [] for name in shapes}
         self._rows: dict[str, list[bytes]] = {name: [] for name in shapes}
         self._samples: list[tuple[int, bytes, int]] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +20,10 @@ from eighteen.base.errors import UsageError
 from eighteen.base.order import random_bits
 from eighteen.data import split
 from eighteen.data.dataset import VERSION
+from eighteen.data.index import INDEX_DTYPE
 from eighteen.data.listing import Sources
 from eighteen.data.pictures import Target, probe
+from eighteen.data.shards import BLOCK
 from eighteen.data.work import Job
 
 TINY_SIDE = 64  # px; pictures up to this are stored as raw pixels
@@ -104,6 +107,26 @@ def jobs(plan: Plan, name: str, first: int) -> Iterator[Job]:
         numbers = tuple(order[first:last].tolist())
         yield Job(plan.target, numbers, tuple(_content(plan.sources, number) for number in numbers))
         first = last
+
+
+def least_bytes(plan: Plan) -> int:
+    """Bytes that the dataset takes at least, as far as can be known before a picture is decoded.
+
+    Raw pixels and JPEGs count in full; of a picture that will be encoded again, and of each smaller rendition, only
+    what a tar adds.
+    """
+    items, in_tar = plan.sources.items, 3 * BLOCK  # two headers and a label
+    if plan.sample_shape is None:
+        kept = [item.num_bytes for item in items if plan.options.max_side is None and _is_jpeg(item.name)]
+        shards = sum(kept) + len(items) * in_tar * (1 + len(plan.options.renditions))
+    else:
+        shapes = [plan.rendition_shape(side) for side in (None, *plan.options.renditions)]
+        shards = len(items) * sum(math.prod(shape) for shape in shapes if shape)
+    return shards + len(items) * INDEX_DTYPE.itemsize * (1 + len(plan.options.renditions))
+
+
+def _is_jpeg(name: str) -> bool:
+    return name.lower().endswith((".jpg", ".jpeg"))
 
 
 def _content(sources: Sources, number: int) -> str | NDArray[np.uint8]:

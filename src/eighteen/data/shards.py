@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
 
-from eighteen.base.files import sync_folder
+from eighteen.base.files import sync_folder, writing
 
 BLOCK = tarfile.BLOCKSIZE
 RAW_HEADER = 128  # bytes before the first pixel of a raw array
@@ -76,7 +77,8 @@ class TarWriter:
         self._write(info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK))
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
+        with writing(self._root / self._name):
+            self._file.write(content)
         self._digest.update(content)
         self.num_bytes += len(content)
 
@@ -96,15 +98,17 @@ class RawWriter:
     def add(self, sample: int, content: bytes, label: int) -> int:
         """Append a sample's pixels and return their offset."""
         offset = self.num_bytes
-        self._file.write(content)
+        with writing(self._root / self._name):
+            self._file.write(content)
         self._num_samples += 1
         self.num_bytes += len(content)
         return offset
 
     def close(self) -> Stored:
-        self._file.seek(0)
-        self._file.write(_npy_header((self._num_samples, *self._shape)))
         path = self._root / self._name
+        with writing(path):
+            self._file.seek(0)
+            self._file.write(_npy_header((self._num_samples, *self._shape)))
         _finish(self._file, path)
         return Stored(self._name, self.num_bytes, sha256_of(path))
 
@@ -124,15 +128,17 @@ def _temp(path: Path) -> Path:
 
 
 def _open_temp(path: Path) -> BinaryIO:
-    return _temp(path).open("wb", buffering=2**20)
+    with writing(path):
+        return _temp(path).open("wb", buffering=2**20)
 
 
 def _finish(file: BinaryIO, path: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-    _temp(path).replace(path)
-    sync_folder(path.parent)
+    with writing(path):
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        _temp(path).replace(path)
+        sync_folder(path.parent)
 
 
 def _discard(file: BinaryIO, path: Path) -> None:
@@ -141,4 +147,5 @@ def _discard(file: BinaryIO, path: Path) -> None:
     except OSError:
         pass
     finally:
-        _temp(path).unlink(missing_ok=True)
+        with suppress(OSError):  # the disk may be read-only by now
+            _temp(path).unlink(missing_ok=True)

@@ -32,6 +32,7 @@ _TEMPLATES = {
     "checkpoint": "checkpoint {path}  {bytes:memory} in {seconds:.1f} s",
     "skip": "skip step {step}  its loss was not finite, no weight was changed  {streak} in a row",
     "warning": "warning: {text}",
+    "notice": "notice of {cloud}: {what}  {when}",
     "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  in {seconds:clock}",
 }
 

@@ -103,6 +103,19 @@ def sum_(tensor: Tensor, world: World) -> Tensor:
     return tensor
 
 
+def gather(tensor: Tensor, world: World) -> Tensor:
+    """The tensors of all ranks, [ranks, ...], on every rank."""
+    every = tensor.new_empty(world.size * tensor.numel())
+    dist.all_gather_into_tensor(every, tensor.flatten())
+    return every.view(world.size, *tensor.shape)
+
+
+def same_weights(model: nn.Module, world: World) -> None:
+    """Give all ranks the first one's weights and buffers, as DDP does for what it wraps."""
+    for tensor in (*model.parameters(), *model.buffers()) if world.size > 1 else ():
+        dist.broadcast(tensor.detach(), src=0)
+
+
 class Communication:
     """How long the ranks' gradients kept a step waiting: from the last one ready to the end of the last all-reduce.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from eighteen.base.errors import RecipeError
+from eighteen.base.hardware import num_cpus
 from eighteen.base.order import Order
 from eighteen.base.recipe import Recipe
 from eighteen.base.rundir import RunDir
@@ -41,8 +43,33 @@ class Job:
     def channels(self) -> int:
         return self.data.channels if self.recipe.data.gray else 3
 
+    @property
+    def num_threads(self) -> int | None:
+        """That compute on a CPU, or None for this rank's share of them. Kernels cut their sums by them, so an exact run
+        has as many on any number of ranks.
+        """
+        train = self.recipe.train
+        return max(1, num_cpus() // train.virtual_workers) if train.exact and self.device.type == "cpu" else None
+
+
+def check_world(recipe: Recipe, num_ranks: int) -> None:
+    """RecipeError if a batch, or the virtual workers of an exact run, cannot be shared by so many ranks."""
+    parts, whose = num_ranks, f"the {num_ranks} ranks"
+    if recipe.train.exact:
+        parts, whose = recipe.train.virtual_workers, f"the {recipe.train.virtual_workers} virtual workers"
+        if parts % num_ranks:
+            need = f"a multiple of the number of ranks, {num_ranks}"
+            ranks = 2 ** (min(num_ranks, parts).bit_length() - 1)
+            raise RecipeError("train.virtual_workers", got=str(parts), need=need, hint=f"start {ranks} ranks")
+    for number, phase in enumerate(recipe.phases):
+        if phase.batch < 2 * parts:
+            need, hint = f"at least 2 for each of {whose}", f"--batch {64 * parts}"
+            raise RecipeError(f"phases[{number}].batch", got=str(phase.batch), need=need, hint=hint)
+
 
 def job(recipe: Recipe, data: Dataset, run: RunDir, world: World) -> Job:
+    """Raises RecipeError if the recipe does not fit the world."""
+    check_world(recipe, world.size)
     train, device, balance = data.splits["train"], device_of(world), recipe.data.balance
     weights = None
     if balance == "weights":

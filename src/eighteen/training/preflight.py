@@ -1,23 +1,33 @@
-"""What can be refused before a run exists: all that a dataset, a model or the number of ranks rules out of a recipe."""
+"""What can be refused before a run exists: all that a dataset, a model, the number of ranks or the disk rules out."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from torch import nn
 
 from eighteen.base.errors import RecipeError
-from eighteen.base.recipe import Recipe
+from eighteen.base.files import require_room
+from eighteen.base.recipe import Optim, Recipe
+from eighteen.base.rundir import RunDir
 from eighteen.data.dataset import Dataset
-from eighteen.training import models
+from eighteen.training import checkpoint, models
+from eighteen.training.job import check_world
 from eighteen.training.optim import parameter_groups
 from eighteen.training.weights import weights_of
 
+NUM_CHECKPOINTS = 4  # at once: the last two, the best, and one that is being written
+OTHERS_BYTES = 16 * 2**20  # of a run: events, logs, tables
 
-def preflight(recipe: Recipe, data: Dataset, *, num_ranks: int, model: nn.Module | None = None) -> None:
-    """Build the recipe's model once, and raise RecipeError or DataError if it could not be trained on ``data``."""
-    for number, phase in enumerate(recipe.phases):
-        if phase.batch < 2 * num_ranks:
-            need, hint = f"at least 2 for each of the {num_ranks} ranks", f"--batch {64 * num_ranks}"
-            raise RecipeError(f"phases[{number}].batch", got=str(phase.batch), need=need, hint=hint)
+
+def preflight(
+    recipe: Recipe, data: Dataset, *, num_ranks: int, disk: Path | None = None, model: nn.Module | None = None
+) -> None:
+    """Build the recipe's model once, and raise RecipeError or DataError if it could not be trained on ``data``.
+
+    disk: where the run will lie; MachineError if its checkpoints do not fit there
+    """
+    check_world(recipe, num_ranks)
     channels = data.channels if recipe.data.gray else 3
     for name in ("mean", "std"):
         given = getattr(recipe.data, name)
@@ -34,5 +44,26 @@ def preflight(recipe: Recipe, data: Dataset, *, num_ranks: int, model: nn.Module
     if recipe.model.freeze_to:
         models.freeze_to(model, recipe.model.freeze_to)
     parameter_groups(model, weight_decay=0.0, lr_scale=recipe.model.lr_scale)
+    num_bytes = checkpoint_bytes(model, recipe.optim)
     for weight, trains in frozen.items():  # a person's own module is given back as it came
         weight.requires_grad_(trains)
+    if disk is not None:
+        hint = f"df -h {disk}; make room there, or --runs-dir on another disk"
+        require_room(disk, NUM_CHECKPOINTS * num_bytes + OTHERS_BYTES, tried=f"train into {disk}", hint=hint)
+
+
+def room_to_resume(run: RunDir) -> None:
+    """MachineError if the disk of a run that has checkpoints has no room for those to come."""
+    saved = checkpoint.committed(run)
+    num_bytes = sum(file.stat().st_size for file in saved[-1].iterdir())
+    num_new = max(1, NUM_CHECKPOINTS - len(saved))  # one is always written before another goes
+    hint = f"df -h {run.path}; make room there, then eighteen train --resume {run.path}"
+    require_room(run.path, num_new * num_bytes + OTHERS_BYTES, tried=f"resume {run.path}", hint=hint)
+
+
+def checkpoint_bytes(model: nn.Module, optim: Optim) -> int:
+    """Bytes of one checkpoint: the weights, their moving average, and what the optimiser keeps of those that train."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+    copies = {"sgd": 1 if optim.momentum else 0, "adamw": 2}[optim.name]
+    return weights * (2 if optim.ema else 1) + trained * copies

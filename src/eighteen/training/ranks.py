@@ -32,6 +32,7 @@ POLL_S = 0.2
 GRACE_S = 30.0  # for the ranks to save and stop
 LOST_S = 1.0  # for those that lost a peer to say so
 STACKS_S = 0.5  # to write them down
+HELD = {signal.SIGTERM, signal.SIGUSR1}  # held back in a rank until its trainer listens, seconds after its start
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,16 @@ class Ranks:
         self._kill()
         self._folder.cleanup()
 
-    def watch(self, wants_stop: Callable[[], bool]) -> Attempt:
+    def watch(self, wants_stop: Callable[[], bool], wants_save: Callable[[], bool]) -> Attempt:
         """Wait until all have ended, or until some have and the others can only be ended.
 
         wants_stop: called about five times a second; once it is true the ranks are asked to save and stop
+        wants_save: as often; whenever it is true they are asked to save and go on
         """
         asked, noticed, patience_s, hung = False, math.inf, math.inf, list[int]()
         while any(process.poll() is None for process in self._processes):
+            if wants_save():
+                self._processes[0].send_signal(signal.SIGUSR1)
             if wants_stop() and not asked:
                 asked = True
                 self._processes[0].send_signal(signal.SIGTERM)  # the ranks agree among themselves
@@ -132,8 +136,7 @@ class Ranks:
             "CUDA_VISIBLE_DEVICES": "" if self._on_cpu else _devices(self._places),
         }
         # A session of its own: Ctrl-C in the terminal reaches only us, and we decide what the ranks are told.
-        # It inherits that SIGTERM is held back until its trainer listens, seconds from now.
-        with held_back(signal.SIGTERM):
+        with held_back():
             return subprocess.Popen(
                 [*command(), str(self._run.path), str(self._dataset)],
                 env={**os.environ, **LOCAL_SOCKETS, **own},
@@ -200,13 +203,13 @@ def stack_file(meeting: Path, rank: int) -> Path:
 
 
 @contextmanager
-def held_back(number: signal.Signals) -> Iterator[None]:
-    """The signal waits, in this process and in those that it starts, until they let it in."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+def held_back() -> Iterator[None]:
+    """What is started now inherits that these signals wait until it lets them in."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 def _patience_s(code: int) -> float:

@@ -9,20 +9,24 @@ import math
 import resource
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from eighteen.base.errors import PeerLost, Stopped, exit_code_of
-from eighteen.base.events import STOP, OnEvent
+from eighteen.base.events import STOP, OnEvent, last
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
 from eighteen.training import checkpoint
+from eighteen.training import snapshot as snapshots
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.job import Job
-from eighteen.training.state import State, save
+from eighteen.training.requests import Requests
+from eighteen.training.state import State
+from eighteen.training.writer import Saved, Writer
 
 HEARTBEAT_S = 1.0
 MAX_STREAK = 3  # steps in a row with a non-finite loss before the run ends
@@ -40,6 +44,13 @@ class Outcome(NamedTuple):
     save: float
 
 
+class Scores(NamedTuple):
+    """Of the last evaluation: shares in [0, 1], None where there was none."""
+
+    top1: float | None = None
+    top5: float | None = None
+
+
 class Reporter:
     """Turns what happens into events, for as long as the block lasts; leaves an ``end`` event however it is left.
 
@@ -55,12 +66,16 @@ class Reporter:
         self._is_supervised = is_supervised
         self._this, self._state, self._loader, self._on_event = this, state, loader, on_event
         self._reader = _Reader(this.device)
+        self._writer = Writer(self._saved)
+        self._unsaved: OSError | None = None
+        self._best_before, self._stall_s = state.best_checkpoint, 0.0
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
         self._cost_left = sum(_cost(this.plan.at(number)) for number in range(state.step, this.plan.num_steps))
         self._phase: int | None = None
-        self._last: Evaluation | None = None
+        self._last = Scores()
+        self._requests = Requests(this.run, this.recipe.train.notices, self._event) if this.world.is_first else None
         self.is_best = self._stop_asked = False
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
@@ -68,11 +83,9 @@ class Reporter:
 
     def __enter__(self) -> Self:
         this = self._this
-        if self._state.step:
-            name = checkpoint.name(self._state.step)
-            self._event("resume", step=self._state.step, checkpoint=name)
-            if (newest := checkpoint.committed(this.run)[-1].name) != name:
-                self._event("warning", text=f"{newest} is damaged: going on from {name}")
+        if self._requests:
+            self._requests.start()
+            self._went_back()
         if NOT_BUILT:
             self._event("warning", text=NOT_BUILT)
         self._event(
@@ -92,24 +105,49 @@ class Reporter:
         )
         return self
 
+    def _went_back(self) -> None:
+        """Tell from where a run that began before goes on, be it from its beginning."""
+        run, step = self._this.run, self._state.step
+        if step == 0 and last(run.events, "start") is None:
+            return
+        name = checkpoint.name(step) if step else None
+        epoch = self._this.plan.samples_before(step) / self._this.plan.num_samples
+        evaluated = last(run.events, "eval")
+        if evaluated and evaluated["step"] < step:
+            self._last = Scores(evaluated["top1"], evaluated["top5"])
+        self._event("resume", step=step, epoch=epoch, checkpoint=name)
+        if name and (newest := checkpoint.place(checkpoint.committed(run)[-1]).name) != name:
+            self._event("warning", text=f"{newest} is damaged: going on from {name}")
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if error is not None and not (self._is_supervised and isinstance(error, PeerLost)):
-            self._end(type(error).__name__, exit_code_of(error))
+        if self._requests:
+            self._requests.close()
+        if error is not None:
+            with suppress(OSError):  # a disk that cannot be written to ends the run with what it said first
+                self._writer.wait()
+                if not (self._is_supervised and isinstance(error, PeerLost)):
+                    self._end(type(error).__name__, exit_code_of(error))
 
     def is_logged(self, step: Step) -> bool:
         """Whether this step's training accuracy is counted and told."""
         is_last = step.number == self._this.plan.num_steps - 1
         return is_last or step.number % self._this.recipe.train.log_every == 0
 
-    def asks(self, stop_requested: bool) -> tuple[bool, bool]:
-        """(stop, save) that this rank wants; what all agree on comes back with the step's outcome."""
-        minutes = (time.monotonic() - self._saved_at) / 60
-        wants_save = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
-        return stop_requested or self._stop_asked, wants_save
+    def asks(self, step: Step, stop: bool, save: bool) -> tuple[bool, bool]:
+        """(stop, save) that this rank wants; what all agree on comes back with the step's outcome.
+
+        stop, save: what it was asked for by signals
+        """
+        if self._requests:
+            asked = self._requests.take(ends_epoch=self._this.plan.ends_epoch(step) is not None)
+            minutes = (time.monotonic() - self._saved_at) / 60
+            stop, save = stop or asked[0], save or asked[1] or minutes >= self._this.recipe.train.checkpoint_minutes
+        return stop or self._stop_asked, save
 
     def stepped(self, step: Step, outcome: Tensor) -> None:
         """Count a finished step; its outcome is read when the next one is done."""
         self._state.step, self.is_best = step.number + 1, False
+        self._writer.poll()
         if step.phase != self._phase:
             self._phase = step.phase
             facts = {name: getattr(step, name) for name in ("phase", "size", "batch", "epoch")}
@@ -134,30 +172,45 @@ class Reporter:
 
     def _keep_best(self, found: Evaluation) -> None:
         """The best top-1 so far, and how many evaluations came after it."""
-        self._last, state = found, self._state
+        self._last, state = Scores(found.top1, found.top5), self._state
         self.is_best = state.best_top1 is None or found.top1 > state.best_top1
         state.best_top1 = max(found.top1, state.best_top1 or 0.0)
         state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
 
     def save(self) -> None:
-        """Write a checkpoint (the first rank does) and tell."""
+        """Have a checkpoint written (the first rank does) while training goes on; it is told when it is there."""
         self._flush()
         began = self._saved_at = time.monotonic()
         self.save_agreed = False
+        self._writer.wait()
+        self._best_before = self._state.best_checkpoint
+        snapshot = snapshots.take(self._this, self._state, is_best=self.is_best)
         if self._this.world.is_first:
-            path = save(self._this, self._state, is_best=self.is_best)
-            num_bytes = sum(file.stat().st_size for file in path.iterdir())
-            seconds = time.monotonic() - began
-            self._interval.paused_s += seconds
-            facts = {"bytes": num_bytes, "seconds": seconds, "best": self.is_best}
-            self._event("checkpoint", step=self._state.step, path=path.name, **facts)
+            self._writer.start(snapshot.write)
+        self._stall_s = time.monotonic() - began
+        self._interval.paused_s += self._stall_s
+
+    def _saved(self, saved: Saved | OSError) -> None:
+        """A checkpoint is there, or could not be written: the run goes on, and the checkpoints before it stay."""
+        self._unsaved = saved if isinstance(saved, OSError) else None
+        if isinstance(saved, Saved):
+            facts = {"bytes": saved.num_bytes, "seconds": saved.seconds, "best": saved.is_best}
+            self._event("checkpoint", step=saved.step, path=saved.path.name, stall_s=self._stall_s, **facts)
+            if saved.not_copied:
+                self.warn(f"{saved.not_copied}; going on without the copy")
+        else:
+            self._state.best_checkpoint = self._best_before
+            self.warn(f"no checkpoint could be written, the one before it stays: {saved}")
 
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
 
-    def ended(self, reason: str) -> Evaluation | None:
-        """The run ended as it should; returns its last evaluation."""
+    def ended(self, reason: str) -> Scores:
+        """The run ended as it should; returns its last evaluation's scores."""
         self._flush()
+        self._writer.wait()
+        if self._unsaved:
+            raise self._unsaved
         self._end(reason, Stopped.exit_code if reason == "stopped" else 0)
         return self._last
 
@@ -226,8 +279,8 @@ class Reporter:
             self._this.run.heartbeat(state="training", **facts)
 
     def _end(self, reason: str, exit_code: int) -> None:
-        scores = {name: getattr(self._last, name) if self._last else None for name in ("top1", "top5")}
-        facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code, **scores}
+        facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code}
+        facts |= self._last._asdict()
         facts["best_top1"] = self._state.best_top1
         self._event("end", reason=reason, **facts)
         if self._this.world.is_first:

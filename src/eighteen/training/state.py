@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from eighteen.training import checkpoint, dist, models, optim
 from eighteen.training.buffers import flatten_buffers
 from eighteen.training.card import Card
 from eighteen.training.job import Job
+from eighteen.training.parts import Slices, Workers
 from eighteen.training.weights import weights_of
 
 
@@ -33,6 +32,7 @@ class State:
     optimizer: torch.optim.Optimizer
     ema: optim.Ema | None
     buffers: Tensor
+    parts: Slices | Workers
     frozen: list[nn.Module]
     communication: dist.Communication | None
     card: Card
@@ -47,6 +47,11 @@ class State:
     def weights(self) -> list[nn.Parameter]:
         """The weights that train."""
         return [weight for group in self.optimizer.param_groups for weight in group["params"]]
+
+    @property
+    def drops_gradients(self) -> bool:
+        """Whether they are memory of their own, and not views of what travels between ranks."""
+        return self.communication is None and isinstance(self.parts, Slices)
 
     @property
     def seconds_here(self) -> float:
@@ -74,15 +79,25 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
     model = model.to(this.device).to(memory_format=torch.channels_last)
     buffers = flatten_buffers(model)
-    ranked = dist.parallel(model, this.world, this.device)
-    in_ddp = isinstance(ranked, dist.DistributedDataParallel)
-    communication = dist.Communication(ranked, this.device) if in_ddp else None
+    optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale)
+    counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
+    communication = None
+    if recipe.train.exact:
+        dist.same_weights(model, this.world)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        net, parts = model, Workers(weights, buffers, counters, this.world, recipe.train.virtual_workers)
+    else:
+        net = dist.parallel(model, this.world, this.device)
+        if isinstance(net, dist.DistributedDataParallel):
+            communication = dist.Communication(net, this.device)
+        parts = Slices(net, buffers, counters, this.world, recipe.train.ghost_batch or recipe.train.micro_batch)
     state = State(
         model=model,
-        net=_compiled(ranked) if recipe.train.compile else ranked,
-        optimizer=optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale),
+        net=_compiled(net) if recipe.train.compile else net,
+        optimizer=optimizer,
         ema=optim.Ema(model, recipe.optim.ema) if recipe.optim.ema else None,
         buffers=buffers,
+        parts=parts,
         frozen=frozen,
         communication=communication,
         card=card_of(this),
@@ -97,51 +112,49 @@ def _compiled(net: nn.Module) -> nn.Module:
     return compiled
 
 
-def resume(state: State, saved: checkpoint.Checkpoint) -> State:
+def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:
     """Put a checkpoint into a fresh state."""
     state.model.load_state_dict(saved.tensors("model"))
     if state.ema:
         state.ema.load(saved.tensors("ema"))
     checkpoint.load_optimizer(state.model, state.optimizer, saved.tensors("optimizer"))
+    if (saved.path / "ranks.safetensors").exists():
+        each = saved.tensors("ranks")["statistics"]
+        if len(each) == this.world.size:  # as many ranks as wrote it: each goes on with its own
+            _put(_statistics(state), each[this.world.rank].to(this.device))
     kept = {name: saved.state[name] for name in ("step", "best_top1", "best_checkpoint", "evals_without_gain")}
     return dataclasses.replace(state, **kept, seconds_before=saved.state["seconds"], began=time.monotonic())
 
 
-def save(this: Job, state: State, *, is_best: bool) -> Path:
-    """Write a checkpoint and delete those no longer kept."""
-    if is_best:
-        state.best_checkpoint = checkpoint.name(state.step)
-    tensors = {
-        "model": state.model.state_dict(),
-        "optimizer": checkpoint.optimizer_tensors(state.model, state.optimizer),
-    }
-    if state.ema:
-        tensors["ema"] = {**tensors["model"], **state.ema.tensors}
-    facts: dict[str, Any] = {
-        "v": 1,
-        "step": state.step,
-        "cursor": dataclasses.asdict(this.order.cursor(this.plan.samples_before(state.step))),
-        "seconds": state.seconds,
-        "best_top1": state.best_top1,
-        "best_checkpoint": state.best_checkpoint,
-        "evals_without_gain": state.evals_without_gain,
-        "card": state.card.to_json(),
-    }
-    path = checkpoint.save(this.run.checkpoints, tensors=tensors, state=facts)
-    checkpoint.prune(this.run, keep=state.best_checkpoint)
-    return path
+@contextmanager
+def averaged_statistics(this: Job, state: State) -> Iterator[Tensor | None]:
+    """For as long as the block lasts all ranks have the mean of their running statistics, and of the averages of these.
 
-
-def average_statistics(this: Job, state: State) -> None:
-    """Give all ranks the mean of their running statistics, and of the moving averages of these.
-
-    Each rank has seen another slice of every batch.
+    Each rank sees another slice of every batch, and goes on with its own. Yields those of all ranks, [ranks, count], or
+    None where they do not differ.
     """
+    own = _statistics(state)
+    flat = torch.cat([one.flatten() for one in own])
+    if this.world.size == 1 or this.recipe.train.exact or not flat.numel():
+        yield None
+        return
+    each = dist.gather(flat, this.world)
+    _put(own, each.mean(0))
+    try:
+        yield each
+    finally:
+        _put(own, flat)
+
+
+def _statistics(state: State) -> list[Tensor]:
+    """The running statistics, and the moving averages of these."""
     averages = state.ema.tensors if state.ema else {}
-    own = [state.buffers, *(averages[name] for name, _ in state.model.named_buffers() if name in averages)]
-    for statistics in own if this.world.size > 1 else ():
-        if statistics.numel():
-            dist.sum_(statistics, this.world).div_(this.world.size)
+    return [state.buffers, *(averages[name] for name, _ in state.model.named_buffers() if name in averages)]
+
+
+def _put(tensors: list[Tensor], flat: Tensor) -> None:
+    for tensor, part in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
+        tensor.copy_(part.view(tensor.shape))
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.distributed
 import torch.nn.functional as F
@@ -28,7 +26,6 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
     asks: (stop, save), told to all ranks
     """
     recipe, world = job.recipe, job.world
-    _seed(job.device, int(random_bits(recipe.train.seed, now.number, world.rank, _DROPOUT)[0] >> 1))
     statistics = state.buffers.clone()
     images, targets = augment(
         batch,
@@ -44,22 +41,22 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
             outcome[place] = 1
     set_lr(state.optimizer, now.lr)
     told = None
-    for start, stop in _micro_batches(len(images), recipe.train.micro_batch):
-        is_last = stop == len(images)
-        with _syncing(state, is_last):
+    for part in state.parts.cut(len(images), now.batch):
+        _seed(job.device, int(random_bits(recipe.train.seed, now.number, part.key, _DROPOUT)[0] >> 1))
+        with state.parts.computing(part):
             with torch.autocast(job.device.type, job.dtype, enabled=job.dtype is not None):
-                logits = state.net(images[start:stop])
-            loss = _loss(job, logits, targets[start:stop])
+                logits = state.net(images[part.start : part.stop])
+            loss = _loss(job, logits, targets[part.start : part.stop])
             outcome[0] += loss.detach()
             if count_hits:
-                outcome[1:3] += _hits(logits, batch.labels[start:stop])
-            if is_last and world.size > 1:
+                outcome[1:3] += _hits(logits, batch.labels[part.start : part.stop])
+            if part.is_last and world.size > 1:
                 outcome[3] = ~outcome[0].isfinite()
                 told = torch.distributed.all_reduce(outcome, async_op=True)  # travels while backward computes
-            # DDP takes the mean over ranks; the loss is a sum over samples, divided by the whole batch.
-            (loss * (world.size / now.batch)).backward()
+            (loss * (state.parts.loss_scale / now.batch)).backward()
     if state.communication:
         state.communication.step_done()
+    state.parts.finish()
     if told:
         told.wait()
     _update(job, state, outcome, statistics)
@@ -67,7 +64,7 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
 
 
 def _seed(device: torch.device, seed: int) -> None:
-    """Key dropout and its like, which draw from the default generators, by step and rank: a resumed run repeats them.
+    """Key dropout and its like, which draw from the default generators, by step and part: a resumed run repeats them.
 
     torch.manual_seed takes 0.1 to 0.4 ms: where no GPU is in use it notes the whole call stack for one that might be.
     """
@@ -87,7 +84,7 @@ def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None
         torch.nn.utils.clip_grad_norm_(state.weights, clip, foreach=True)
     state.optimizer.found_inf = bad[0]  # type: ignore[attr-defined]  # fused kernels change nothing when it is 1
     state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=state.communication is None)
+    state.optimizer.zero_grad(set_to_none=state.drops_gradients)
     torch.where(bad > 0, statistics, state.buffers, out=state.buffers)
     if state.ema:
         state.ema.update(state.step)
@@ -104,14 +101,3 @@ def _hits(logits: Tensor, labels: Tensor) -> Tensor:
     """How many samples have their label first, and among the first five: [2]."""
     found = logits.detach().topk(min(5, logits.shape[1]), 1).indices == labels[:, None]
     return torch.stack([found[:, 0].sum(), found.sum()])
-
-
-def _micro_batches(num_samples: int, size: int) -> list[tuple[int, int]]:
-    """The slices of a rank's share that go through the model one after the other."""
-    size = size or max(1, num_samples)
-    return [(start, min(start + size, num_samples)) for start in range(0, max(1, num_samples), size)]
-
-
-def _syncing(state: State, is_last: bool) -> nullcontext:
-    """Gradients travel between ranks only after the last micro-batch."""
-    return nullcontext() if is_last or state.communication is None else state.net.no_sync()  # type: ignore[operator, return-value]

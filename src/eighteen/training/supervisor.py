@@ -46,17 +46,17 @@ def start(
     """Train ``run`` on ``num_ranks`` processes of this machine until it is done.
 
     while_running is called about five times a second; if it returns true the ranks are asked to save and stop. Ctrl-C
-    once asks the same, twice ends them at once (KeyboardInterrupt).
+    once asks the same, twice ends them at once (KeyboardInterrupt); SIGUSR1 asks them to save and go on.
     min_ranks: how few may go on without one that keeps dying; None: all are needed
     Raises the error that a rank ended with; PeerLost if ranks died or hung and the others got no further.
     """
     folder = rundir.open(run)
     trials = Trials(list(range(num_ranks)), min_ranks or num_ranks, recipes.load(str(folder.recipe)).train)
     trials.came_to(_saved_step(folder), 0)
-    with interrupts() as interrupted:
+    with signals() as (interrupted, wants_save):
         for number in range(2, 10**6):
             with Ranks(folder, dataset, places=trials.places, on_cpu=on_cpu) as ranks:
-                attempt = ranks.watch(lambda: any([while_running(), interrupted()]))
+                attempt = ranks.watch(lambda: any([while_running(), interrupted()]), wants_save)
             if not any(end.code or end.is_hung for end in attempt.ends):
                 return
             got_further = trials.came_to(_saved_step(folder), max(end.step for end in attempt.ends))
@@ -126,21 +126,27 @@ def culprits(ends: list[End]) -> list[End]:
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """While the block lasts SIGINT and SIGTERM are only counted: whether there was one; KeyboardInterrupt if two."""
-    received: list[int] = []
+def signals() -> Iterator[tuple[Callable[[], bool], Callable[[], bool]]]:
+    """While the block lasts signals are only noted, and two functions tell of them: whether there was a SIGINT or
+    SIGTERM (KeyboardInterrupt if there were two), and whether there was a SIGUSR1 since the last call.
+    """
+    ends: list[int] = []
+    saves: list[int] = []
     previous = {
-        number: signal.signal(number, lambda received_now, _frame: received.append(received_now))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, lambda received, _frame, heard=heard: heard.append(received))
+        for number, heard in ((signal.SIGINT, ends), (signal.SIGTERM, ends), (signal.SIGUSR1, saves))
     }
 
     def interrupted() -> bool:
-        if len(received) > 1:
+        if len(ends) > 1:
             raise KeyboardInterrupt
-        return bool(received)
+        return bool(ends)
+
+    def wants_save() -> bool:
+        return bool(saves and saves.pop())
 
     try:
-        yield interrupted
+        yield interrupted, wants_save
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -148,14 +154,14 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
 def _usable(num_ranks: int, settings: Train) -> int:
     """How many of so many ranks can share the work: those that divide the virtual workers, where there are any."""
-    workers = getattr(settings, "virtual_workers", 0) if getattr(settings, "exact", False) else 0
+    workers = settings.virtual_workers if settings.exact else 0
     return next((size for size in range(num_ranks, 0, -1) if workers % size == 0), 0)
 
 
 def _saved_step(run: RunDir) -> int:
     """Of the newest checkpoint; 0 if there is none."""
     found = checkpoint.committed(run)
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    return int(checkpoint.place(found[-1]).name.removeprefix("step-")) if found else 0
 
 
 def _named(ends: list[End]) -> str:

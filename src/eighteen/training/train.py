@@ -52,13 +52,14 @@ def train(
 
     model: stands in for the recipe's
     pulse: what a supervisor reads; without one, several ranks watch themselves
-    Raises Stopped (exit code 75) after a signal or STOP with everything saved, Diverged (5) after three non-finite
-    losses in a row.
+    Raises Stopped (exit code 75) after a signal, STOP, ``eighteen stop`` or a cloud's notice with everything saved,
+    Diverged (5) after three non-finite losses in a row.
     """
-    this, ending = job(recipe, data, run, world), None
+    this = job(recipe, data, run, world)
     supervised, pulse = pulse is not None, pulse or Heartbeat(hang_s=recipe.train.hang_s, is_alone=world.size > 1)
     with pulse, dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model)
+        ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
         compared = Comparison(world, this.device, state, pulse)
         if state.communication:
             state.communication.reached = pulse.reached
@@ -68,8 +69,8 @@ def train(
             watchdog(this, pulse) if pulse.is_alone else nullcontext(),
             dist.peers_needed(world),
         ):
-            for now, batch in patiently(loader, report, pulse):
-                is_logged, asks = report.is_logged(now), report.asks(signals.requested)
+            for now, batch in () if ending else patiently(loader, report, pulse):
+                is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
                 for warning in compared.stepped(now):
@@ -82,7 +83,6 @@ def train(
                     pulse.doing("save")
                     if ending:
                         compared.check()
-                    states.average_statistics(this, state)
                     report.save()
                 if ending:
                     break
@@ -90,7 +90,7 @@ def train(
             last = report.ended(ending)
     if ending == "stopped":
         raise stopped(run)
-    return Result(run.path, state.step, last and last.top1, last and last.top5, state.best_top1, state.seconds)
+    return Result(run.path, state.step, last.top1, last.top5, state.best_top1, state.seconds)
 
 
 def start_or_resume(this: Job, model: nn.Module | None) -> State:
@@ -103,12 +103,7 @@ def start_or_resume(this: Job, model: nn.Module | None) -> State:
     if saved.card.classes != this.data.classes:
         got, hint = f"a dataset of {len(this.data.classes)} other classes", "the dataset named in command.txt"
         raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
-    state = states.resume(state, saved)
-    if reason := finished(this, state):
-        got, need = f"one that ended at step {state.step}: {reason}", "a run that is not finished"
-        hint = f"eighteen eval {this.run.path} {this.data.path}"
-        raise UsageError(f"resume {this.run.path}", got=got, need=need, hint=hint)
-    return state
+    return states.resume(this, state, saved)
 
 
 def train_loader(this: Job, state: State) -> TrainLoader:
@@ -150,12 +145,8 @@ def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
 
 
 def validate(this: Job, state: State, pulse: Heartbeat) -> Evaluation:
-    """Evaluate the weights that prediction would use: the moving average where there is one.
-
-    The ranks' running statistics are averaged first.
-    """
-    states.average_statistics(this, state)
-    with states.averaged_weights(state):
+    """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
+    with states.averaged_statistics(this, state), states.averaged_weights(state):
         found = evaluate(
             state.model,
             this.data.splits["val"],
@@ -202,9 +193,12 @@ def torch_settings(this: Job) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.benchmark,
         torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
     )
     if this.device.type == "cpu":
         keep_freed_memory()
+    if this.num_threads:
+        torch.set_num_threads(this.num_threads)
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
@@ -215,6 +209,7 @@ def torch_settings(this: Job) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
         torch.set_float32_matmul_precision(before[2])
+        torch.set_num_threads(before[3])
 
 
 def stopped(run: RunDir) -> Stopped:

@@ -1,0 +1,150 @@
+"""The parts in which a rank's share of a batch goes through the model, and how what they give becomes one step.
+
+``Slices`` are as large as memory or the recipe wants; gradients add up where they are, and DDP averages the ranks'.
+
+``Workers`` are virtual workers: the same bits on 1, 2, 4 ... ranks. A batch is always cut into as many parts as there
+are virtual workers, and each rank computes its share of them, one by one. What they give is added up in a binary tree
+whose shape does not depend on the ranks: float addition is not associative, but a + b is b + a.
+
+With both, each part starts from the running statistics that the step began with, and what they become is averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from eighteen.base.world import World
+
+
+@dataclass(frozen=True)
+class Part:
+    """start, stop: of the rank's share      key: of its random numbers, like no other part's of the step"""
+
+    key: int
+    start: int
+    stop: int
+    is_last: bool
+
+
+class Slices:
+    """Parts of ``size`` samples; 0: the whole share.
+
+    net: what the step calls; DDP, or a module that is alone      buffers: all running statistics in one tensor
+    counters: integer buffers, which count steps and not parts
+    """
+
+    def __init__(self, net: nn.Module, buffers: Tensor, counters: list[Tensor], world: World, size: int) -> None:
+        self._net, self._buffers, self._counters, self._world, self._size = net, buffers, counters, world, size
+        self._in_ddp = isinstance(net, DistributedDataParallel)
+        self._sum = torch.zeros_like(buffers)
+        self.loss_scale = world.size  # DDP takes the mean over ranks
+
+    def cut(self, num_samples: int, batch: int) -> list[Part]:
+        """The parts of a rank's share of a batch; with them a step begins."""
+        size = self._size or max(1, num_samples)
+        starts = range(0, max(1, num_samples), size)
+        self._num_parts = len(starts)
+        if self._num_parts > 1:
+            self._sum.zero_()
+            self._before = [tensor.clone() for tensor in (self._buffers, *self._counters)]
+        return [
+            Part(
+                key=self._world.rank + self._world.size * number,
+                start=start,
+                stop=min(start + size, num_samples),
+                is_last=number == len(starts) - 1,
+            )
+            for number, start in enumerate(starts)
+        ]
+
+    @contextmanager
+    def computing(self, part: Part) -> Iterator[None]:
+        """For the time of a part's forward and backward pass. Gradients travel between ranks only with the last."""
+        if self._num_parts > 1:
+            _put_back((self._buffers, *self._counters), self._before)
+        with cast(DistributedDataParallel, self._net).no_sync() if self._in_ddp and not part.is_last else nullcontext():
+            yield
+        if self._num_parts > 1:
+            self._sum += self._buffers
+
+    def finish(self) -> None:
+        """All parts are done."""
+        if self._num_parts > 1:
+            torch.div(self._sum, self._num_parts, out=self._buffers)
+
+
+class Workers:
+    """``count`` virtual workers, of which this rank has its share.
+
+    The gradients of ``weights`` become views of one flat tensor, as ``buffers``, all running statistics, are already.
+    counters: integer buffers, which count steps and not parts
+    """
+
+    loss_scale = 1
+
+    def __init__(
+        self, weights: list[nn.Parameter], buffers: Tensor, counters: list[Tensor], world: World, count: int
+    ) -> None:
+        self._world, self._count, self._buffers, self._counters = world, count, buffers, counters
+        self._sizes = [sum(weight.numel() for weight in weights), buffers.numel()]
+        self._gradients = torch.zeros(self._sizes[0], device=weights[0].device)
+        for weight, part in zip(weights, self._gradients.split([one.numel() for one in weights]), strict=True):
+            weight.grad = part.as_strided(weight.shape, weight.stride(), part.storage_offset())  # in its own layout
+
+    def cut(self, num_samples: int, batch: int) -> list[Part]:
+        """The parts of a rank's share of a batch; with them a step begins."""
+        self._before = [tensor.clone() for tensor in (self._buffers, *self._counters)]
+        self._branches: list[tuple[int, Tensor]] = []  # (level, sum): complete branches of the tree, the largest first
+        share, first = self._count // self._world.size, self._world.slice(batch).start
+        mine = range(share * self._world.rank, share * (self._world.rank + 1))
+        slices = [(worker, World(worker, self._count).slice(batch)) for worker in mine]
+        return [Part(worker, part.start - first, part.stop - first, worker == mine[-1]) for worker, part in slices]
+
+    @contextmanager
+    def computing(self, part: Part) -> Iterator[None]:
+        """For the time of a part's forward and backward pass; then what it gave goes into the tree."""
+        self._gradients.zero_()
+        _put_back((self._buffers, *self._counters), self._before)
+        yield
+        level, total = 0, torch.cat([self._gradients, self._buffers])
+        while self._branches and self._branches[-1][0] == level:
+            total = self._branches.pop()[1].add_(total)
+            level += 1
+        self._branches.append((level, total))
+
+    def finish(self) -> None:
+        """All parts are done: gradients are the sum over all ranks' parts, running statistics the mean."""
+        ((_, total),) = self._branches  # a rank has a power of two of them, and so one branch
+        if self._world.size > 1:
+            total = _sum_over_ranks(total, self._world)
+        gradients, statistics = total.split(self._sizes)
+        self._gradients.copy_(gradients)
+        self._buffers.copy_(statistics.div_(self._count))
+
+
+def _put_back(tensors: Iterable[Tensor], before: list[Tensor]) -> None:
+    for tensor, kept in zip(tensors, before, strict=True):
+        tensor.copy_(kept)
+
+
+def _sum_over_ranks(own: Tensor, world: World) -> Tensor:
+    """The upper part of the tree: each rank adds up one slice of what all have, then all get all slices.
+
+    As much traffic as a ring all-reduce, whose order of additions depends on the number of ranks.
+    """
+    padded = nn.functional.pad(own, (0, -own.numel() % world.size))
+    slices = torch.empty_like(padded)
+    torch.distributed.all_to_all_single(slices, padded)
+    parts = list(slices.view(world.size, -1))
+    while len(parts) > 1:
+        parts = [left + right for left, right in zip(parts[::2], parts[1::2], strict=True)]
+    torch.distributed.all_gather_into_tensor(padded, parts[0])
+    return padded[: own.numel()]
