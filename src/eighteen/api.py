@@ -92,9 +92,9 @@ def train(
     epochs, batch, changes: see ``base.recipe.load``
     init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
+    min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
     new: make a new run, whatever lies there
-    min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     on_event: called with every event; may return ``eighteen.STOP``
     say: called with each line for people, e.g. why a recipe was chosen
 

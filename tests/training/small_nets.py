@@ -117,7 +117,7 @@ class Troubled(nn.Module):
         if self.training and self._count < self._slow_to:
             time.sleep(self._slow_s)
         if self.training and self._count == self._flip_at:
-            next(self.parameters()).detach().view(-1).view(torch.int32)[3] ^= 1 << 7
+            next(self.parameters()).detach().view(torch.int32)[0, 0, 0, 0] ^= 1 << 7
         return self.net(images)
 
 

@@ -117,6 +117,11 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     return run
 
 
+def stamp() -> str:
+    """Now, to the second and in UTC, as it stands in names."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
 def check_name(name: str) -> None:
     """UsageError if no run can be called so."""
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
@@ -148,11 +153,6 @@ def unfinished(parent: Path, name: str, *, recipe: Recipe, dataset: Path, digest
         end = run.end() if is_same else None
         if is_same and not (end and end["reason"] in FINAL):
             yield run
-
-
-def stamp() -> str:
-    """Now, to the second and in UTC, as it stands in names."""
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def open(path: str | os.PathLike[str]) -> RunDir:

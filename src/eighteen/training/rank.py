@@ -31,9 +31,10 @@ def main(arguments: list[str]) -> int:
     here, meeting = world.from_environment(), Path(os.environ[FILE_STORE]).parent
     stacks = stack_file(meeting, here.rank).open("w")  # open until the very end: the signal may come at any time
     faulthandler.register(signal.SIGUSR2, stacks)
+    pulse = Heartbeat(beat_file(meeting, here.rank), hang_s=recipe.train.hang_s)
     try:
         with unwritable_is_said(run.path, hint=f"df -h {run.path}; then the same command again", kind=Unwritable):
-            train(recipe, data, run, here, pulse=Heartbeat(beat_file(meeting, here.rank), hang_s=recipe.train.hang_s))
+            train(recipe, data, run, here, pulse=pulse)
     except EighteenError as error:
         told = json.dumps([type(error).__name__, [error.tried, error.got, error.need, error.hint]])
         error_file(meeting, here.rank).write_text(told, "utf-8")

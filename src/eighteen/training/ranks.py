@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,9 @@ SUPERVISOR = "EIGHTEEN_SUPERVISOR"  # its process id, for the ranks, which end w
 LOCAL_SOCKETS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 POLL_S = 0.2
 GRACE_S = 30.0  # for the ranks to save and stop
-HELD = {signal.SIGTERM, signal.SIGUSR1}  # held back in a rank until its trainer listens, seconds after its start
 LOST_S = 1.0  # for those that lost a peer to say so
 STACKS_S = 0.5  # to write them down
+HELD = {signal.SIGTERM, signal.SIGUSR1}  # held back in a rank until its trainer listens, seconds after its start
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Ranks:
     def watch(self, wants_stop: Callable[[], bool], wants_save: Callable[[], bool]) -> Attempt:
         """Wait until all have ended, or until some have and the others can only be ended.
 
-        wants_stop, wants_save: called about five times a second. Once the first is true the ranks are asked to save and
-        stop; whenever the second is, to save and go on.
+        wants_stop: called about five times a second; once it is true the ranks are asked to save and stop
+        wants_save: as often; whenever it is true they are asked to save and go on
         """
         asked, noticed, patience_s, hung = False, math.inf, math.inf, list[int]()
         while any(process.poll() is None for process in self._processes):
@@ -136,8 +136,7 @@ class Ranks:
             "CUDA_VISIBLE_DEVICES": "" if self._on_cpu else _devices(self._places),
         }
         # A session of its own: Ctrl-C in the terminal reaches only us, and we decide what the ranks are told.
-        # It inherits that these are held back until its trainer listens, seconds from now.
-        with held_back(HELD):
+        with held_back():
             return subprocess.Popen(
                 [*command(), str(self._run.path), str(self._dataset)],
                 env={**os.environ, **LOCAL_SOCKETS, **own},
@@ -204,13 +203,13 @@ def stack_file(meeting: Path, rank: int) -> Path:
 
 
 @contextmanager
-def held_back(numbers: Collection[signal.Signals]) -> Iterator[None]:
-    """The signals wait, in this process and in those that it starts, until they let them in."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+def held_back() -> Iterator[None]:
+    """What is started now inherits that these signals wait until it lets them in."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
 def _patience_s(code: int) -> float:

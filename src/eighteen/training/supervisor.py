@@ -7,10 +7,10 @@ that the ranks get no further than before.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from eighteen.base import recipe as recipes
 from eighteen.base import rundir
@@ -31,7 +31,6 @@ from eighteen.training.ranks import Attempt, End, Ranks
 
 MAX_VAIN = 3  # attempts in a row that get no further
 TWICE = 2  # so often in a row a rank ended an attempt in vain: it is left out, where that is allowed
-HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 MEANT = {kind.exit_code for kind in (UsageError, DataError, MachineError, Diverged, BudgetSpent, Stopped)}
 
 
@@ -54,10 +53,10 @@ def start(
     folder = rundir.open(run)
     trials = Trials(list(range(num_ranks)), min_ranks or num_ranks, recipes.load(str(folder.recipe)).train)
     trials.came_to(_saved_step(folder), 0)
-    with Signals() as signals:
+    with signals() as (interrupted, wants_save):
         for number in range(2, 10**6):
             with Ranks(folder, dataset, places=trials.places, on_cpu=on_cpu) as ranks:
-                attempt = ranks.watch(lambda: any([while_running(), signals.interrupted()]), signals.take_save)
+                attempt = ranks.watch(lambda: any([while_running(), interrupted()]), wants_save)
             if not any(end.code or end.is_hung for end in attempt.ends):
                 return
             got_further = trials.came_to(_saved_step(folder), max(end.step for end in attempt.ends))
@@ -126,33 +125,31 @@ def culprits(ends: list[End]) -> list[End]:
     return hung or killed or failed or [end for end in ends if end.code]
 
 
-class Signals:
-    """While the block lasts SIGINT, SIGTERM and SIGUSR1 are only noted."""
+@contextmanager
+def signals() -> Iterator[tuple[Callable[[], bool], Callable[[], bool]]]:
+    """While the block lasts signals are only noted, and two functions tell of them: whether there was a SIGINT or
+    SIGTERM (KeyboardInterrupt if there were two), and whether there was a SIGUSR1 since the last call.
+    """
+    ends: list[int] = []
+    saves: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda received, _frame, heard=heard: heard.append(received))
+        for number, heard in ((signal.SIGINT, ends), (signal.SIGTERM, ends), (signal.SIGUSR1, saves))
+    }
 
-    def __enter__(self) -> Self:
-        self._received: list[int] = []
-        self._previous = {number: signal.signal(number, self._note) for number in HEARD}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def interrupted(self) -> bool:
-        """Whether there was a SIGINT or SIGTERM; KeyboardInterrupt if there were two."""
-        count = sum(number != signal.SIGUSR1 for number in self._received)
-        if count > 1:
+    def interrupted() -> bool:
+        if len(ends) > 1:
             raise KeyboardInterrupt
-        return count > 0
+        return bool(ends)
 
-    def take_save(self) -> bool:
-        """Whether there was a SIGUSR1 since the last call."""
-        asked = signal.SIGUSR1 in self._received
-        self._received = [number for number in self._received if number != signal.SIGUSR1]
-        return asked
+    def wants_save() -> bool:
+        return bool(saves and saves.pop())
 
-    def _note(self, number: int, _frame: object) -> None:
-        self._received.append(number)
+    try:
+        yield interrupted, wants_save
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _usable(num_ranks: int, settings: Train) -> int:
@@ -164,7 +161,7 @@ def _usable(num_ranks: int, settings: Train) -> int:
 def _saved_step(run: RunDir) -> int:
     """Of the newest checkpoint; 0 if there is none."""
     found = checkpoint.committed(run)
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    return int(checkpoint.place(found[-1]).name.removeprefix("step-")) if found else 0
 
 
 def _named(ends: list[End]) -> str:

@@ -26,7 +26,7 @@ from eighteen.training.job import Job
 T = TypeVar("T")
 
 POLL_S = 0.5
-ANSWER_S = 4.0  # for the store, which may stand behind a dead link
+ANSWER_S = 2.0  # for the store, which may stand behind a dead link
 WAITING = "eighteen/waits-for-pictures"
 
 
@@ -56,8 +56,10 @@ def _watch(this: Job, pulse: Heartbeat, store: Store, ended: threading.Event) ->
 def _somebody_waits(store: Store) -> bool:
     """Whether another rank says these very seconds that it waits for pictures: slow, but it will go on."""
     before = _within(ANSWER_S, lambda: store.add(WAITING, 0))
+    if before is None:
+        return False
     time.sleep(4 * POLL_S)
-    return before is not None and _within(ANSWER_S, lambda: store.add(WAITING, 0)) not in (before, None)
+    return _within(ANSWER_S, lambda: store.add(WAITING, 0)) not in (before, None)
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T | None:
