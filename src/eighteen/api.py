@@ -410,10 +410,11 @@ def _go_on(
 
 def _take(run: RunDir, stack: ExitStack, say: Callable[[str], object]) -> None:
     """Hold a run's lock for as long as the stack lasts; UsageError if another process trains it."""
-    if not stack.enter_context(held(run)):
-        say(f"warning: {run.path} lies where there are no locks: see to it that no other process trains it")
-    request.clear(run)
-    mend(run.events)
+    with unwritable_is_said(run.path, hint=f"df -h {run.path}; ls -ld {run.path}"):
+        if not stack.enter_context(held(run)):
+            say(f"warning: {run.path} lies where there are no locks: see to it that no other process trains it")
+        request.clear(run)
+        mend(run.events)
 
 
 def _saved_step(run: RunDir, module: nn.Module | None) -> int:

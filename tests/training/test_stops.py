@@ -212,7 +212,8 @@ def test_a_run_in_another_process_is_guarded_saved_and_stopped(data, tmp_path, c
 
 @pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.soak) for number in range(1, 6))])
 def test_a_process_killed_by_a_second_signal_while_it_saves_leaves_what_goes_on(data, tmp_path, attempt):
-    process = Process(data, tmp_path, model("heavy_gated"), "train.checkpoint='phase'")
+    changes = (model("heavy_gated"), "train.checkpoint='phase'", "eval.every=6")  # few checkpoints: each is 64 MB
+    process = Process(data, tmp_path, *changes)
     process.wait_for("at the gate")
     process.send(signal.SIGTERM)
     process.wait_for("Saving and stopping")
@@ -227,5 +228,5 @@ def test_a_process_killed_by_a_second_signal_while_it_saves_leaves_what_goes_on(
 
     result = eighteen.train(data, recipe=str(tmp_path / "gated.toml"), runs_dir=tmp_path / "runs")
     assert (result.run, result.step) == (run, NUM_STEPS)
-    whole = train(data, tmp_path / "whole", model("heavy_gated"), "train.checkpoint='phase'").run
+    whole = train(data, tmp_path / "whole", *changes).run
     assert differing(saved(run), saved(whole)) == []

@@ -76,7 +76,9 @@ class Reporter:
         self._cost_left = sum(_cost(this.plan.at(number)) for number in range(state.step, this.plan.num_steps))
         self._phase: int | None = None
         self._last = Scores()
-        self._requests = Requests(this.run, this.recipe.train.notices, self._event) if this.world.is_first else None
+        hears, is_first = this.world.local_rank == 0, this.world.is_first
+        tell = self._event if is_first else _tell_here
+        self._requests = Requests(this.run, this.recipe.train.notices, tell, is_first=is_first) if hears else None
         self.is_best = self._stop_asked = False
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
@@ -88,6 +90,7 @@ class Reporter:
         this = self._this
         if self._requests:
             self._requests.start()
+        if this.world.is_first:
             self._went_back()
         if NOT_BUILT:
             self._event("warning", text=NOT_BUILT)
@@ -143,9 +146,10 @@ class Reporter:
         """
         if self._requests:
             asked = self._requests.take(ends_epoch=self._this.plan.ends_epoch(step) is not None)
-            minutes = (time.monotonic() - self._saved_at) / 60
-            stop, save = stop or asked[0], save or asked[1] or minutes >= self._this.recipe.train.checkpoint_minutes
-        return stop or self._stop_asked, save
+            stop, save = stop or asked[0], save or asked[1]
+        minutes = (time.monotonic() - self._saved_at) / 60
+        is_time = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
+        return stop or self._stop_asked, save or is_time
 
     def stepped(self, step: Step, outcome: Tensor) -> None:
         """Count a finished step; its outcome is read when the next one is done."""
@@ -295,6 +299,11 @@ class Reporter:
         self._event("end", reason=reason, **facts)
         if self._this.world.is_first:
             self._this.run.heartbeat(state=reason, **facts)
+
+
+def _tell_here(kind: str, **facts: Any) -> None:
+    """What another rank than the first has to tell: it writes no events."""
+    print(f"{kind} on this machine: {facts}", file=sys.stderr, flush=True)
 
 
 def memory_bytes(device: torch.device) -> int:
