@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eighteen.base.errors import DataError
-from eighteen.base.files import Unwritten, sync_file, sync_folder, write_json, writing
+from eighteen.base.files import Unwritten, json_text, sync_file, sync_folder, write_json, writing
 from eighteen.base.rundir import RunDir
 from eighteen.training.card import Card
 from eighteen.training.models import read_weights
@@ -135,7 +135,10 @@ def open(path: Path) -> Checkpoint:
         got = f"no {COMMIT}: it was never finished"
         raise DataError(f"open the checkpoint {path}", got=got, need="a finished checkpoint", hint=f"ls {path.parent}")
     try:
-        digests = dict(json.loads(commit.read_text("utf-8")))
+        text = commit.read_text("utf-8")
+        digests = dict(json.loads(text))
+        if text != json_text(digests):  # also a blank that rotted
+            raise ValueError
     except (ValueError, TypeError):
         raise _damaged(path, f"{COMMIT} is not what was written") from None
     except OSError as error:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eighteen.base.errors import PeerLost, Stopped, exit_code_of
 from eighteen.base.events import STOP, OnEvent, last
+from eighteen.base.files import unwritable
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
@@ -207,7 +208,9 @@ class Reporter:
                 self.warn(f"{saved.not_copied}; going on without the copy")
         else:
             self._state.best_checkpoint = self._best_before
-            self.warn(f"no checkpoint could be written, the one before it stays: {saved}")
+            why = unwritable(saved, self._this.run.checkpoints, hint="df -h")
+            reason = f"{why.tried}: {why.got}, need {why.need}"
+            self.warn(f"no checkpoint could be written, the one before it stays: {reason}")
 
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
