@@ -178,6 +178,7 @@ def train(
     set_: Changes = (),
     init: str | None = None,
     freeze_to: str | None = None,
+    import_pth: Annotated[bool, Parameter(negative="")] = False,
     gpus: int | None = None,
     procs: int | None = None,
     name: str | None = None,
@@ -195,6 +196,7 @@ def train(
         set_: Change the recipe: a.b=value. May be repeated.
         init: Start from the weights of a run, or of a safetensors file.
         freeze_to: This stage and all before it keep their weights.
+        import_pth: Let --init be a .pth file: it is converted to safetensors in a process that can do little else.
         gpus: Ranks to start, one a GPU.
         procs: Ranks to start as CPU processes.
         name: Of the run; NAME-UTC is its folder.
@@ -207,8 +209,9 @@ def train(
     if resume is None and data is None:
         got, need = "nothing to train on", "data, or a run to resume"
         raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
+    named = {"freeze-to": freeze_to, "import-pth": import_pth, "name": name}
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
-    given = [f"--{flag}" for flag, value in {**fixed, "freeze-to": freeze_to, "name": name}.items() if value]
+    given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
         raise UsageError(f"train --resume {resume}", got=" and ".join(given), need=need, hint=hint)
@@ -227,6 +230,7 @@ def train(
                 changes=set_,
                 init=init,
                 freeze_to=freeze_to,
+                import_pth=import_pth,
                 gpus=gpus,
                 procs=procs,
                 name=name,

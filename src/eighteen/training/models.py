@@ -163,7 +163,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("no regular file")
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, LookupError, ValueError, RuntimeError) as error:
         need = "a run or a .safetensors file"
         raise DataError(f"read weights from {path}", got=str(error), need=need, hint="--init runs/NAME") from None
