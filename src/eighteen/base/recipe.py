@@ -21,6 +21,7 @@ from eighteen.base.errors import RecipeError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=8, le=4096)]
+Batch = Annotated[int, Field(gt=0, le=2**22)]
 Range = tuple[float, float]
 
 
@@ -83,11 +84,11 @@ class Optim(Section):
 
 
 class Phase(Section):
-    epochs: Annotated[float, Field(gt=0)] = Field(description="how long it lasts, fractions too")
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] = Field(description="how long it lasts, fractions too")
     size: Size = Field(
         description="side in pixels; '70%' in a file: of the pictures' side, where all are of one tiny size"
     )
-    batch: PositiveInt = Field(description="pictures of one optimiser step, over all ranks")
+    batch: Batch = Field(description="pictures of one optimiser step, over all ranks")
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25, description="smallest share of the picture's area in a random crop; 1: always the central square"
     )
@@ -133,7 +134,7 @@ class Eval(Section):
         default=0.875, description="share of the short side that the centre crop keeps"
     )
     rect: bool = Field(default=False, description="batches of like aspect ratio keep it, sides multiples of 32")
-    batch: PositiveInt = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
+    batch: Batch = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
     every: PositiveInt = Field(default=1, description="epochs between evaluations; the last epoch always has one")
 
 

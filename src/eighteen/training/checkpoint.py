@@ -12,7 +12,6 @@ Nothing here is a pickle, and nothing is loaded whose digest differs.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ from eighteen.base.errors import DataError
 from eighteen.base.files import sync_folder, write_json
 from eighteen.base.rundir import RunDir
 from eighteen.training.card import Card
+from eighteen.training.facts import check_complete, read_facts, read_state
 from eighteen.training.models import read_weights
 
 COMMIT = "commit.json"
@@ -47,6 +47,7 @@ class Checkpoint:
 
     @property
     def card(self) -> Card:
+        check_complete(self.path, self.state)
         return Card.from_json(self.state["card"])
 
     def weights(self) -> dict[str, Tensor]:
@@ -96,16 +97,17 @@ def open(path: Path) -> Checkpoint:
     if not commit.is_file():
         got = f"no {COMMIT}: it was never finished"
         raise DataError(f"open the checkpoint {path}", got=got, need="a finished checkpoint", hint=f"ls {path.parent}")
-    for file, digest in json.loads(commit.read_text("utf-8")).items():
-        if not (path / file).is_file() or _digest(path / file) != digest:
+    for file, digest in read_facts(commit).items():
+        if Path(file).name != file or not (path / file).is_file() or _digest(path / file) != digest:
             got, need = f"{file} differs from its digest", "the bytes that were written"
             raise DataError(f"open the checkpoint {path}", got=got, need=need, hint="the one before it")
-    return Checkpoint(path, json.loads((path / "state.json").read_text("utf-8")))
+    return Checkpoint(path, read_state(path / "state.json"))
 
 
 def committed(run: RunDir) -> list[Path]:
     """The run's finished checkpoints, oldest first."""
-    found = (mark.parent for mark in run.checkpoints.glob(f"step-*/{COMMIT}"))
+    marks = (mark.parent for mark in run.checkpoints.glob(f"step-*/{COMMIT}"))
+    found = [path for path in marks if re.fullmatch(r"step-[0-9]+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from eighteen.base.errors import RecipeError
+from eighteen.base.hardware import available_bytes
 from eighteen.base.recipe import Recipe
 from eighteen.data.dataset import Dataset
 from eighteen.training import models
@@ -19,6 +22,12 @@ def preflight(recipe: Recipe, data: Dataset, *, num_ranks: int, model: nn.Module
             need, hint = f"at least 2 for each of the {num_ranks} ranks", f"--batch {64 * num_ranks}"
             raise RecipeError(f"phases[{number}].batch", got=str(phase.batch), need=need, hint=hint)
     channels = data.channels if recipe.data.gray else 3
+    for number, phase in enumerate(recipe.phases):
+        # as bytes in the loader and as float32 in the model, at the least
+        num_bytes = 5 * channels * phase.size**2 * math.ceil(phase.batch / num_ranks)
+        if num_bytes > (room := available_bytes()):
+            got, need = f"{num_bytes:,} bytes of pixels in a batch", f"at most the {room:,} bytes that are free"
+            raise RecipeError(f"phases[{number}].batch", got=got, need=need, hint="--batch 64, or a smaller size")
     for name in ("mean", "std"):
         given = getattr(recipe.data, name)
         if given is not None and len(given) not in (1, channels):
