@@ -59,7 +59,7 @@ class Optim(Section):
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adamw")
     eps: Annotated[float, Field(gt=0)] = Field(default=1e-8, description="of adamw")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="never on norms and biases")
-    batch: PositiveInt = Field(description="the batch that the learning rates are written for; they scale with it")
+    batch: Batch = Field(description="the batch that the learning rates are written for; they scale with it")
     lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops = Field(
         description="points [epoch, value], the first at epoch 0, the last where the phases end; or drops"
     )
@@ -303,7 +303,7 @@ def stretched(recipe: Recipe, epochs: float) -> Recipe:
 def _read(name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text(name))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         hint = "eighteen recipes small > mine.toml, then change it"
         raise RecipeError(f"read the recipe {name}", got=str(error), need="TOML", hint=hint) from None
 
