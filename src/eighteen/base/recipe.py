@@ -21,6 +21,7 @@ from eighteen.base.errors import RecipeError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=8, le=4096)]
+Batch = Annotated[int, Field(gt=0, le=2**22)]
 Range = tuple[float, float]
 
 
@@ -58,7 +59,7 @@ class Optim(Section):
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adamw")
     eps: Annotated[float, Field(gt=0)] = Field(default=1e-8, description="of adamw")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="never on norms and biases")
-    batch: PositiveInt = Field(description="the batch that the learning rates are written for; they scale with it")
+    batch: Batch = Field(description="the batch that the learning rates are written for; they scale with it")
     lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops = Field(
         description="points [epoch, value], the first at epoch 0, the last where the phases end; or drops"
     )
@@ -83,11 +84,11 @@ class Optim(Section):
 
 
 class Phase(Section):
-    epochs: Annotated[float, Field(gt=0)] = Field(description="how long it lasts, fractions too")
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] = Field(description="how long it lasts, fractions too")
     size: Size = Field(
         description="side in pixels; '70%' in a file: of the pictures' side, where all are of one tiny size"
     )
-    batch: PositiveInt = Field(description="pictures of one optimiser step, over all ranks")
+    batch: Batch = Field(description="pictures of one optimiser step, over all ranks")
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25, description="smallest share of the picture's area in a random crop; 1: always the central square"
     )
@@ -133,7 +134,7 @@ class Eval(Section):
         default=0.875, description="share of the short side that the centre crop keeps"
     )
     rect: bool = Field(default=False, description="batches of like aspect ratio keep it, sides multiples of 32")
-    batch: PositiveInt = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
+    batch: Batch = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
     every: PositiveInt = Field(default=1, description="epochs between evaluations; the last epoch always has one")
 
 
@@ -326,7 +327,7 @@ def stretched(recipe: Recipe, epochs: float) -> Recipe:
 def _read(name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text(name))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         hint = "eighteen recipes small > mine.toml, then change it"
         raise RecipeError(f"read the recipe {name}", got=str(error), need="TOML", hint=hint) from None
 

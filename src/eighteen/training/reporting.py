@@ -74,7 +74,7 @@ class Reporter:
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
-        self._cost_left = sum(_cost(this.plan.at(number)) for number in range(state.step, this.plan.num_steps))
+        self._cost_left = this.plan.pixels_from(state.step)
         self._phase: int | None = None
         self._last = Scores()
         hears, is_first = this.world.local_rank == 0, this.world.is_first
