@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eighteen.api import evaluate, load, open, pack, resume, train
+    from eighteen.api import evaluate, load, open, pack, resume, stop, train
     from eighteen.base.errors import EighteenError
     from eighteen.base.events import STOP
     from eighteen.base.recipe import Recipe
@@ -32,6 +32,7 @@ _HOMES = {
     "open": "eighteen.api",
     "train": "eighteen.api",
     "resume": "eighteen.api",
+    "stop": "eighteen.api",
     "evaluate": "eighteen.api",
     "load": "eighteen.api",
     "Dataset": "eighteen.data.dataset",
@@ -56,6 +57,7 @@ __all__ = [
     "open",
     "pack",
     "resume",
+    "stop",
     "train",
 ]
 

@@ -9,19 +9,21 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from eighteen.base import recipe as recipes
-from eighteen.base import result, rundir, world
+from eighteen.base import request, result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
-from eighteen.base.events import STOP, Event, Follower, OnEvent
+from eighteen.base.events import STOP, Event, Follower, OnEvent, mend
 from eighteen.base.files import unwritable_is_said
 from eighteen.base.hardware import environment, let_threads_sleep
+from eighteen.base.lock import alone, held, holder
 from eighteen.base.recipe import Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from eighteen.training.evaluate import Evaluation
 
 P = ParamSpec("P")
+Prepare = Callable[[ExitStack], tuple[RunDir, Dataset]]  # what it holds for the time of the training, it leaves there
+
+POLL_S = 0.5  # between two looks at a run that is to stop
 
 open = datasets.open
 
@@ -67,23 +72,31 @@ def train(
     changes: Sequence[str] = (),
     init: str | os.PathLike[str] | None = None,
     freeze_to: str | None = None,
+    import_pth: bool = False,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     checkpoint_to: str | None = None,
+    new: bool = False,
     on_event: OnEvent | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Result:
     """Train a classifier and return what it reached; the run lies in ``runs_dir/NAME-UTC``.
+
+    A run there that the same call began and that was stopped, killed or failed by its machine goes on instead.
 
     data: a dataset, its path, or a source, which is then packed beside itself first
     recipe: a bundled name, a TOML file, "auto", or a Recipe
     model: a timm name, package.module:function, or a module: [N, C, H, W] -> [N, K] logits
     epochs, batch, changes: see ``base.recipe.load``
     init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
+    import_pth: ``init`` is a .pth file and the like, which is converted first: see ``training.import_pth``
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
+    min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
+    new: make a new run, whatever lies there
     on_event: called with every event; may return ``eighteen.STOP``
     say: called with each line for people, e.g. why a recipe was chosen
 
@@ -97,7 +110,7 @@ def train(
     from eighteen.training.resolve import resolve
 
     here = world.from_environment()
-    ranks = _num_ranks(gpus, procs, here)
+    ranks = _num_ranks(gpus, procs, min_ranks, here)
     module = model if model is not None and not isinstance(model, str) else None
     if module is not None and ranks > 1:
         raise UsageError(
@@ -107,9 +120,10 @@ def train(
             hint="model='package.module:function'",
         )
 
-    def prepare() -> tuple[RunDir, Dataset]:
+    def prepare(stack: ExitStack) -> tuple[RunDir, Dataset]:
         if isinstance(recipe, str) and recipe != "auto":
             recipes.text(recipe)  # a mistyped name is said before anything is packed
+        start = _imported(init, Path(runs_dir), say) if import_pth else init
         dataset = _dataset(data, say)
         resolved = resolve(
             recipe,
@@ -119,7 +133,7 @@ def train(
             epochs=epochs,
             batch=batch,
             changes=changes,
-            init=init,
+            init=start,
             freeze_to=freeze_to,
         )
         if module is not None:
@@ -127,18 +141,21 @@ def train(
             resolved = resolved.model_copy(update={"model": named})
         resolved = _with_copies(resolved, checkpoint_to)
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=Path(runs_dir), model=module)
-        with unwritable_is_said(Path(runs_dir), hint=f"df -h {runs_dir}, or --runs-dir another"):
-            run = rundir.create(
-                Path(runs_dir),
-                name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip("."),
-                recipe=resolved,
-                command=_command(dataset),
-                environment=environment(),
-            )
-        say(f"run {run.path}")
+        called = name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip(".")
+        rundir.check_name(called)
+        parent, facts = Path(runs_dir), {"recipe": resolved, "dataset": dataset.path, "digest": dataset.digest}
+        with unwritable_is_said(parent, hint=f"df -h {runs_dir}, or --runs-dir another"):
+            parent.mkdir(parents=True, exist_ok=True)
+            with alone(parent):  # or two commands at once would both go on with one run
+                run = None if new else _go_on(rundir.unfinished(parent, called, **facts), module, stack, say)
+                if run is None:
+                    about = {**environment(), "dataset_digest": dataset.digest}
+                    run = rundir.create(parent, called, recipe=resolved, command=_command(dataset), environment=about)
+                    _take(run, stack, say)
+                    say(f"run {run.path}")
         return run, dataset
 
-    return _start(prepare, ranks=ranks, on_cpu=bool(procs), on_event=on_event, module=module)
+    return _start(prepare, ranks=ranks, min_ranks=min_ranks, on_cpu=bool(procs), on_event=on_event, module=module)
 
 
 def resume(
@@ -147,64 +164,78 @@ def resume(
     data: str | os.PathLike[str] | None = None,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     model: nn.Module | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     on_event: OnEvent | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Result:
-    """Go on with a run from its newest checkpoint, with the recipe it has; ``data`` only if the dataset has moved.
+    """Go on with a run from its newest checkpoint, or its beginning, with the recipe it has.
 
     run: a run, or the copy of one that ``checkpoint_to`` made (URL/RUN), which is first fetched into ``runs_dir``
+    data: only if the dataset has moved
     A run whose own checkpoints are gone, or older than their copies, goes on from the newest copy; ``say`` is told.
+    Raises UsageError if the run has come to its end, or another process trains it; else as ``train`` does.
     """
-
-    from eighteen.training import checkpoint
     from eighteen.training.preflight import room_to_resume
 
-    def prepare() -> tuple[RunDir, Dataset]:
+    def prepare(stack: ExitStack) -> tuple[RunDir, Dataset]:
         folder = _run_to_resume(os.fspath(run), Path(runs_dir), say)
-        checkpoint.newest(folder)  # or there is nothing to go on from
+        if (end := folder.end()) and end["reason"] in ("done", "patience"):
+            got = f"one that ended at step {end['step']}: {end['reason']}"
+            hint = f"eighteen eval {folder.path} {data or _dataset_of(folder)}"
+            raise UsageError(f"resume {folder.path}", got=got, need="a run that is not finished", hint=hint)
+        _saved_step(folder, model)  # or it cannot go on
         room_to_resume(folder)
-        return folder, open(data or _dataset_of(folder))
+        dataset = open(data or _dataset_of(folder))
+        _take(folder, stack, say)
+        return folder, dataset
 
     return _start(
         prepare,
-        ranks=_num_ranks(gpus, procs, world.from_environment()),
+        ranks=_num_ranks(gpus, procs, min_ranks, world.from_environment()),
+        min_ranks=min_ranks,
         on_cpu=bool(procs),
         on_event=on_event,
         module=model,
     )
 
 
-def _run_to_resume(run: str, runs_dir: Path, say: Callable[[str], object]) -> RunDir:
-    """The run in a folder, with the newest checkpoint of its copies, or fetched from one."""
-    from eighteen.training import checkpoint, copies
+def stop(
+    run: str | os.PathLike[str],
+    *,
+    now: bool = False,
+    wait: bool = False,
+    on_event: OnEvent | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> Event | None:
+    """Ask a run that trains, here or on another machine that sees its folder, to save and stop.
 
-    if copies.is_url(run) or copies.is_copy(Path(run)):
-        folder, told = copies.fetch_run(run, runs_dir)
-    else:
-        folder, told = rundir.open(run), []
-        if url := recipes.load(str(folder.recipe)).train.checkpoint_to:
-            try:
-                told = copies.fetch(folder, url)
-            except MachineError as error:
-                if not checkpoint.committed(folder):
-                    raise
-                told = [f"{error.tried}: {error.got}; going on without the copies"]
-    for line in told:
-        say(line)
-    return folder
-
-
-def _with_copies(recipe: Recipe, url: str | None) -> Recipe:
-    """The recipe whose checkpoints are copied to ``url``, or to what it says itself; both are tried first."""
-    if not (url := url or recipe.train.checkpoint_to):
-        return recipe
-    from eighteen.training import copies
-
-    place = copies.absolute(url)
-    copies.require_place(place)
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_to": place})})
+    now: at its next step; else at the end of its epoch
+    wait: until it has ended; on_event is called with what it tells until then, and its ``end`` event is returned, if
+        there is one
+    Raises DataError if there is no run, UsageError if nobody trains it.
+    """
+    folder = rundir.open(os.fspath(run))
+    if holder(folder) is None:
+        end, hint = folder.end(), f"eighteen train --resume {folder.path}, to go on with it"
+        got = f"one that ended at step {end['step']}: {end['reason']}" if end else "one that no process trains"
+        if end and end["reason"] in ("done", "patience"):
+            hint = f"eighteen eval {folder.path} {_dataset_of(folder)}"
+        raise UsageError(f"stop {folder.path}", got=got, need="a run that trains", hint=hint)
+    follower, end, running = Follower(folder.events), None, True
+    follower.new()
+    with unwritable_is_said(folder.path, hint=f"ls -ld {folder.path}, or kill -TERM the process in {folder.lock}"):
+        request.ask(folder, "step" if now else "epoch")
+    say(f"asked {folder.path} to save and stop {'at its next step' if now else 'at the end of its epoch'}")
+    while wait and running:
+        time.sleep(POLL_S)
+        running = holder(folder) is not None
+        for event in follower.new():
+            end = event if event["event"] == "end" else end
+            if on_event:
+                on_event(event)
+    return end
 
 
 def evaluate(
@@ -214,11 +245,14 @@ def evaluate(
     split: str | None = None,
     checkpoint: str | None = None,
     model: nn.Module | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``.
 
     model: the module itself, where the recipe does not say how to build it      On several ranks under torchrun.
+    say: called with a line for each bad sample that is left out, as ``data.tolerate`` of the run's recipe allows
     """
+    from eighteen.data.tolerance import Tolerance
     from eighteen.results import tables
     from eighteen.training import checkpoint as checkpoints
     from eighteen.training import dist, models
@@ -231,10 +265,23 @@ def evaluate(
     chosen = _split(dataset, split)
     _check_classes(saved.card.classes, dataset, folder)
     recipe, device = recipes.load(str(folder.recipe)), dist.device_of(here)
+    bad = eval_folder(folder, dataset.path, chosen) / "bad.csv"
+    if here.is_first:
+        bad.unlink(missing_ok=True)  # of an evaluation before
+    tolerance = Tolerance(bad, {chosen: dataset.splits[chosen].num_samples}, recipe.data, say)
     with dist.connected(here, device):
         restored = models.restore(saved.card, saved.weights(), model=model).to(device)
         dtype = autocast_dtype(recipe.train.precision, device)
-        found = count(restored, dataset.splits[chosen], saved.card, recipe.eval, here, device=device, dtype=dtype)
+        found = count(
+            restored,
+            dataset.splits[chosen],
+            saved.card,
+            recipe.eval,
+            here,
+            device=device,
+            dtype=dtype,
+            on_bad=tolerance,
+        )
     if here.is_first:
         with unwritable_is_said(folder.eval, hint=f"df -h {folder.eval}; ls -ld {folder.eval}"):
             tables.write(found, eval_folder(folder, dataset.path, chosen))
@@ -289,9 +336,10 @@ def load(
 
 
 def _start(
-    prepare: Callable[[], tuple[RunDir, Dataset]],
+    prepare: Prepare,
     *,
     ranks: int,
+    min_ranks: int | None,
     on_cpu: bool,
     on_event: OnEvent | None,
     module: nn.Module | None,
@@ -300,17 +348,96 @@ def _start(
     let_threads_sleep()
     here = world.from_environment()
     if ranks > 1 or on_cpu:
-        run, dataset = prepare()
-        return _on_own_ranks(run, dataset, ranks, on_cpu, on_event)
+        with ExitStack() as stack:
+            run, dataset = prepare(stack)
+            return _on_own_ranks(run, dataset, ranks, min_ranks, on_cpu, on_event)
     from eighteen.training import dist
     from eighteen.training.train import train as train_here
 
     device = dist.device_of(here)
     with dist.connected(here, device), ExitStack() as stack:
-        run, dataset = _agreed(prepare, here, device)
+        run, dataset = _agreed(partial(prepare, stack), here, device)
         stack.enter_context(_run_disk(run))
         sink = _sinks(run, on_event, stack) if here.is_first else None
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
+
+
+def _run_to_resume(run: str, runs_dir: Path, say: Callable[[str], object]) -> RunDir:
+    """The run in a folder, with the newest checkpoint of its copies, or fetched from one."""
+    from eighteen.training import checkpoint, copies
+
+    if copies.is_url(run) or copies.is_copy(Path(run)):
+        folder, told = copies.fetch_run(run, runs_dir)
+    else:
+        folder, told = rundir.open(run), []
+        if url := recipes.load(str(folder.recipe)).train.checkpoint_to:
+            try:
+                told = copies.fetch(folder, url)
+            except MachineError as error:
+                if not checkpoint.committed(folder):
+                    raise
+                told = [f"{error.tried}: {error.got}; going on without the copies"]
+    for line in told:
+        say(line)
+    return folder
+
+
+def _with_copies(recipe: Recipe, url: str | None) -> Recipe:
+    """The recipe whose checkpoints are copied to ``url``, or to what it says itself; both are tried first."""
+    if not (url := url or recipe.train.checkpoint_to):
+        return recipe
+    from eighteen.training import copies
+
+    place = copies.absolute(url)
+    copies.require_place(place)
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_to": place})})
+
+
+def _go_on(
+    candidates: Iterable[RunDir], module: nn.Module | None, stack: ExitStack, say: Callable[[str], object]
+) -> RunDir | None:
+    """The first of these runs that no process trains and that can go on, taken; None if there is none."""
+    for run in candidates:
+        try:
+            with ExitStack() as trial:
+                _take(run, trial, say)
+                step = _saved_step(run, module)
+                stack.enter_context(trial.pop_all())
+        except (UsageError, DataError) as error:
+            say(f"not going on with {run.path}: got {error.got}")
+            continue
+        say(f"going on with {run.path} from step {step} (--new starts another)")
+        return run
+    return None
+
+
+def _take(run: RunDir, stack: ExitStack, say: Callable[[str], object]) -> None:
+    """Hold a run's lock for as long as the stack lasts; UsageError if another process trains it."""
+    with unwritable_is_said(run.path, hint=f"df -h {run.path}; ls -ld {run.path}"):
+        if not stack.enter_context(held(run)):
+            say(f"warning: {run.path} lies where there are no locks: see to it that no other process trains it")
+        request.clear(run)
+        mend(run.events)
+
+
+def _saved_step(run: RunDir, module: nn.Module | None) -> int:
+    """Where a run goes on. DataError if none of its checkpoints can be read, UsageError if they are of another module.
+
+    module: what stands in for the recipe's model
+    """
+    from eighteen.training import checkpoint
+
+    if not checkpoint.committed(run):
+        return 0
+    saved = checkpoint.newest(run)
+    if module is not None:
+        ours, theirs = (
+            {name: one.shape for name, one in each.items()} for each in (module.state_dict(), saved.tensors("model"))
+        )
+        if ours != theirs:
+            got, need = "weights of other names or shapes", "the module that it was started with"
+            raise UsageError(f"go on with {run.path}", got=got, need=need, hint="that module, or a new run")
+    return saved.step
 
 
 def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, device: Any) -> tuple[RunDir, Dataset]:
@@ -334,8 +461,10 @@ def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, de
     return made if isinstance(made, tuple) else (rundir.open(paths[0]), open(paths[1]))
 
 
-def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, on_event: OnEvent | None) -> Result:
-    from eighteen.training import ranks
+def _on_own_ranks(
+    run: RunDir, dataset: Dataset, num_ranks: int, min_ranks: int | None, on_cpu: bool, on_event: OnEvent | None
+) -> Result:
+    from eighteen.training import supervisor
 
     follower = Follower(run.events)
     follower.new()  # what a run that is resumed has told before
@@ -345,7 +474,9 @@ def _on_own_ranks(run: RunDir, dataset: Dataset, num_ranks: int, on_cpu: bool, o
         def tell() -> bool:
             return STOP in [sink(event) for event in follower.new()]
 
-        ranks.start(run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell)
+        supervisor.start(
+            run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell, min_ranks=min_ranks
+        )
     return result.of(run)
 
 
@@ -383,15 +514,30 @@ def _dataset(data: Dataset | str | os.PathLike[str], say: Callable[[str], object
     return open(packed)
 
 
+def _imported(init: str | os.PathLike[str] | None, runs_dir: Path, say: Callable[[str], object]) -> Path:
+    """The weights of a foreign file, converted; kept with the runs, since their recipes name it."""
+    from eighteen.training.import_pth import import_pth
+
+    if init is None:
+        need, hint = "the file to import", "--init weights.pth --import-pth"
+        raise UsageError("--import-pth", got="no --init", need=need, hint=hint)
+    found = import_pth(Path(init), runs_dir / ".imported")
+    say(f"imported {init} as {found}")
+    return found
+
+
 def beside(source: Path) -> Path:
     """Where a source is packed if nobody says: NAME.e18 beside it."""
     source = source.resolve()
     return source.with_name(f"{source.stem if source.is_file() else source.name}.e18")
 
 
-def _num_ranks(gpus: int | None, procs: int | None, here: world.World) -> int:
+def _num_ranks(gpus: int | None, procs: int | None, min_ranks: int | None, here: world.World) -> int:
     """How many ranks to start; 1 is this process."""
     asked = gpus if gpus is not None else procs
+    if min_ranks is not None and not 1 <= min_ranks <= (asked or 0):
+        need = "from 1 to as many as --gpus or --procs starts"
+        raise UsageError(f"--min-ranks {min_ranks}", got=f"{asked or 0} ranks to start", need=need, hint="--gpus 8")
     if asked is None:
         return 1
     flag = "--gpus" if gpus is not None else "--procs"

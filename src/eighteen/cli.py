@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -39,6 +40,9 @@ app.command(bench)
 
 def entry() -> NoReturn:
     """The program ``eighteen``."""
+    signal.signal(
+        signal.SIGUSR1, signal.SIG_IGN
+    )  # it asks a run to save: one that has not begun yet does not die of it
     exit_code = main()
     if from_environment().size > 1:
         leave(exit_code)
@@ -178,14 +182,19 @@ def train(
     set_: Changes = (),
     init: str | None = None,
     freeze_to: str | None = None,
+    import_pth: Annotated[bool, Parameter(negative="")] = False,
     gpus: int | None = None,
     procs: int | None = None,
+    min_ranks: int | None = None,
     name: str | None = None,
     runs_dir: Path = Path("runs"),
     checkpoint_to: str | None = None,
+    new: bool = False,
     resume: str | None = None,
 ) -> None:
     """Train a classifier, evaluate it, and keep everything in a run folder.
+
+    The same command again goes on with its run, if that was stopped or killed.
 
     Args:
         data: A packed dataset, or a source, which is packed beside itself first.
@@ -196,11 +205,14 @@ def train(
         set_: Change the recipe: a.b=value. May be repeated.
         init: Start from the weights of a run, or of a safetensors file.
         freeze_to: This stage and all before it keep their weights.
+        import_pth: Let --init be a .pth file: it is converted to safetensors in a process that can do little else.
         gpus: Ranks to start, one a GPU.
         procs: Ranks to start as CPU processes.
+        min_ranks: Go on with as few of them if one keeps dying; all if left out.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         checkpoint_to: Copy each checkpoint there as well: a path, or a URL of fsspec such as s3://bucket/folder.
+        new: Start a new run, also where one of the same command could go on.
         resume: Go on with this run, or with a copy of one (URL/RUN); data only if its dataset has moved.
     """
     from eighteen import api
@@ -209,20 +221,27 @@ def train(
     if resume is None and data is None:
         got, need = "nothing to train on", "data, or a run to resume"
         raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
+    named = {"freeze-to": freeze_to, "import-pth": import_pth, "name": name}
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
-    fixed |= {"freeze-to": freeze_to, "name": name, "checkpoint-to": checkpoint_to}
-    given = [f"--{flag}" for flag, value in fixed.items() if value]
+    named |= {"checkpoint-to": checkpoint_to, "new": new}
+    given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
         raise UsageError(f"train --resume {resume}", got=" and ".join(given), need=need, hint=hint)
     console = _console(stderr=True)
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with Display(console) as display:
         if resume is not None:
-            result = api.resume(resume, data=data, gpus=gpus, procs=procs, runs_dir=runs_dir, on_event=display, say=say)
+            result = api.resume(
+                resume,
+                data=data,
+                gpus=gpus,
+                procs=procs,
+                min_ranks=min_ranks,
+                runs_dir=runs_dir,
+                on_event=display,
+                say=say,
+            )
         else:
             assert data is not None
             result = api.train(
@@ -234,16 +253,44 @@ def train(
                 changes=set_,
                 init=init,
                 freeze_to=freeze_to,
+                import_pth=import_pth,
                 gpus=gpus,
                 procs=procs,
+                min_ranks=min_ranks,
                 name=name,
                 runs_dir=runs_dir,
                 checkpoint_to=checkpoint_to,
+                new=new,
                 on_event=display,
                 say=say,
             )
     if from_environment().is_first:
         print(result.run)
+
+
+@app.command
+def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
+    """Ask a run that trains, here or on another machine, to save and stop; wait until it has, and say where it stands.
+
+    Args:
+        run: A run folder.
+        now: At its next step, instead of at the end of its epoch.
+        wait: Until it has ended; Ctrl-C ends only the waiting.
+    """
+    from eighteen import api
+    from eighteen.results.terminal import Display
+
+    try:
+        with Display(_console(stderr=True), live=False) as display:
+            end = api.stop(run, now=now, wait=wait, on_event=display, say=print)
+    except KeyboardInterrupt:
+        print(f"no longer waiting; what {run} was asked for stands")
+        raise
+    if wait and end is None:
+        print(f"{run} is gone without a word; eighteen train --resume {run} goes on from its last checkpoint")
+    elif end is not None:
+        goes_on = f"; eighteen train --resume {run} goes on" if end["reason"] == "stopped" else ""
+        print(f"{run} ended at step {end['step']:,}: {end['reason']}{goes_on}")
 
 
 @app.command(name="eval")
@@ -260,7 +307,9 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
     from eighteen.base import rundir
     from eighteen.results import tables
 
-    found = api.evaluate(run, data, split=split, checkpoint=checkpoint)
+    found = api.evaluate(
+        run, data, split=split, checkpoint=checkpoint, say=lambda line: print(f"warning: {line}", file=sys.stderr)
+    )
     if from_environment().is_first:
         _console().print(tables.show(found))
         print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from eighteen.base import recipe as recipes
@@ -35,3 +37,59 @@ def test_heartbeat_is_replaced_whole(tmp_path):
     run.heartbeat(state="done", step=2)
     assert run.read_status()["state"] == "done"
     assert not list(run.path.glob(".status*"))
+
+
+def begin(parent, *ends, name="flowers", recipe="fast", digest="d"):
+    """A run of ``name`` that began as often as it has ends; None is no end."""
+    chosen = recipes.load(recipe, side=32)
+    run = rundir.create(parent, name, recipe=chosen, command="x\n/data.e18", environment={"dataset_digest": digest})
+    for reason in ends:
+        run.event("start")
+        if reason:
+            run.event("end", reason=reason, step=1)
+    return run
+
+
+def unfinished(parent, name="flowers", recipe="fast", dataset="/data.e18", digest="d"):
+    chosen = recipes.load(recipe, side=32)
+    return list(rundir.unfinished(parent, name, recipe=chosen, dataset=Path(dataset), digest=digest))
+
+
+@pytest.mark.parametrize(
+    ("ends", "goes_on"),
+    [
+        ((), True),
+        ((None,), True),
+        (("stopped",), True),
+        (("PeerLost",), True),
+        (("MachineError",), True),
+        (("KeyboardInterrupt",), True),
+        (("OSError",), True),
+        (("done",), False),
+        (("patience",), False),
+        (("Diverged",), False),
+        (("stopped", "done"), False),
+        (("Diverged", None), True),
+    ],
+)
+def test_a_run_that_was_stopped_or_killed_or_failed_by_its_machine_is_unfinished(tmp_path, ends, goes_on):
+    run = begin(tmp_path, *ends)
+    assert unfinished(tmp_path) == ([run] if goes_on else [])
+
+
+@pytest.mark.parametrize("other", [{"recipe": "small"}, {"name": "flower"}, {"dataset": "/x.e18"}, {"digest": "e"}])
+def test_a_run_of_another_recipe_name_or_dataset_is_another(tmp_path, other):
+    begin(tmp_path, "stopped")
+    assert unfinished(tmp_path, **other) == []
+
+
+def test_a_run_that_was_killed_while_it_was_made_is_left_alone(tmp_path):
+    for file in ("recipe.toml", "command.txt", "env.json"):
+        (begin(tmp_path).path / file).unlink()
+    (begin(tmp_path).path / "env.json").write_text("{")
+    assert unfinished(tmp_path) == []
+
+
+def test_the_newest_unfinished_run_comes_first(tmp_path):
+    runs = [begin(tmp_path, "stopped") for _ in range(3)]
+    assert unfinished(tmp_path) == runs[::-1]

@@ -40,3 +40,18 @@ def test_every_line_is_on_disk_before_the_call_returns(tmp_path):
     with Log(tmp_path / "log.txt") as log:
         log(_event("warning", text="caf\udce9 バラ"))
         assert (tmp_path / "log.txt").read_text("utf-8").endswith("Z  warning: caf\\udce9 バラ\n")
+
+
+def test_lines_of_epochs_that_are_trained_again_are_taken_out(tmp_path):
+    with Log(tmp_path / "log.txt") as log:
+        for epoch in (1, 2, 3):
+            log(_event("epoch", epoch=epoch, hours=0.01, top1=50.0, top5=90.0))
+    with (tmp_path / "log.txt").open("ab") as file:
+        file.write("2026-09-21 14:13:20Z  caf\u00e9".encode()[:-1])  # where it was killed
+    with Log(tmp_path / "log.txt") as log:
+        log(_event("resume", step=10, epoch=2.5, checkpoint="step-000010"))
+        log(_event("epoch", epoch=3, hours=0.02, top1=50.0, top5=90.0))
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines if line.startswith("~~")] == ["~~epoch", "~~1", "~~2", "~~3"]
+    assert lines[-1].startswith("~~3\t0.02000")
+    assert lines[-2].endswith("resume at step 10  from step-000010")

@@ -206,3 +206,12 @@ def _rest(descriptor):
             if not part:
                 return shown
             shown += part
+
+
+def test_the_board_of_a_run_that_goes_on_forgets_its_end_and_the_epochs_after_its_checkpoint():
+    later = _event("epoch", 24, epoch=2, hours=0.02, top1=80.0, top5=100.0)
+    text = _drawn([*RUN[:-1], later, RUN[-1], _event("resume", 30, step=10, epoch=1.0, checkpoint="step-000010")])
+    assert "75.00 %" in text
+    assert "0:01:12" not in text
+    assert "1:12" not in text, "the second epoch's time"
+    assert "done" not in text

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -125,8 +126,46 @@ class Gated(nn.Module):
         return self.net(images)
 
 
+class Troubled(nn.Module):
+    """``net`` on a bad machine: each forward pass of training takes ``slow_s`` longer, until step ``slow_to``, and a
+    bit of a weight flips at step ``flip_at``; on one rank, or on all if it is None.
+    """
+
+    def __init__(self, net: nn.Module, slow_s: float, slow_to: float, flip_at: int, rank: int | None) -> None:
+        super().__init__()
+        self.net, self._count = net, -1
+        is_meant = rank is None or int(os.environ.get("RANK", 0)) == rank
+        self._slow_s, self._slow_to, self._flip_at = slow_s, slow_to if is_meant else 0, flip_at if is_meant else -1
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._count += self.training
+        if self.training and self._count < self._slow_to:
+            time.sleep(self._slow_s)
+        if self.training and self._count == self._flip_at:
+            next(self.parameters()).detach().view(torch.int32)[0, 0, 0, 0] ^= 1 << 7
+        return self.net(images)
+
+
+def troubled(
+    num_classes: int,
+    in_chans: int,
+    slow_s: float = 0.0,
+    slow_to: float = math.inf,
+    flip_at: int = -1,
+    rank: int | None = None,
+) -> Troubled:
+    return Troubled(grouped(num_classes, in_chans), slow_s, slow_to, flip_at, rank)
+
+
 def gated(num_classes: int, in_chans: int) -> Gated:
     return Gated(normed(num_classes, in_chans))
+
+
+def heavy_gated(num_classes: int, in_chans: int) -> Gated:
+    """``gated``, with 64 MB that learn nothing, so that saving takes a while."""
+    net = gated(num_classes, in_chans)
+    net.ballast = nn.Parameter(torch.zeros(2**24), requires_grad=False)
+    return net
 
 
 def crooked(num_classes: int, in_chans: int) -> nn.Module:

@@ -134,15 +134,15 @@ def test_what_the_ranks_evaluated_together_is_what_the_checkpoint_holds(data, wo
 
 def test_a_run_stopped_on_two_processes_goes_on_on_three_as_if_on_one(data, worlds, tmp_path, monkeypatch, capfd):
     """Ctrl-C before the ranks have even loaded: they save after their first steps."""
-    start_rank = ranks._rank
+    start_rank = ranks.Ranks._start
 
-    def started(*arguments):
-        process = start_rank(*arguments)
-        if arguments[2] == 1:  # the last of two
+    def started(self, rank):
+        process = start_rank(self, rank)
+        if rank == 1:  # the last of two
             signal.raise_signal(signal.SIGINT)
         return process
 
-    monkeypatch.setattr(ranks, "_rank", started)
+    monkeypatch.setattr(ranks.Ranks, "_start", started)
     with pytest.raises(Stopped, match=r"got a request to stop.*\n.*eighteen train --resume") as stopped:
         train(data, tmp_path, procs=2)
     monkeypatch.undo()

@@ -5,7 +5,8 @@ The truth that every display derives from. Every event has ``v`` (format version
 
     start       recipe, dataset, classes, num_samples, num_steps, epochs, world, device, precision, decoder, model,
                 num_weights
-    resume      step, checkpoint
+    resume      step, epoch, checkpoint
+    restart     attempt, reason, world, step, stacks: ranks were lost, and all are started again
     phase       phase, size, batch, epoch, step
     step        step, num_steps, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, stages,
                 skipped, memory_bytes, eta_s
@@ -13,19 +14,23 @@ The truth that every display derives from. Every event has ``v`` (format version
     epoch       step, epoch, samples, hours, top1, top5
     checkpoint  step, path, bytes, seconds, best
     skip        step, streak: a step with a non-finite loss changed no weight
+    notice      cloud, what, when, goes
     warning     text
     end         reason, step, top1, top5, best_top1, seconds, exit_code
 
 top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it, and null
 where an epoch was not evaluated. ``waits`` are shares of the time since the last step event, ``stages`` seconds of
 the loader's threads in it.
+
+A run that was killed goes on from its last checkpoint: what follows a ``resume`` replaces all that was told of its step
+and later ones before (``standing``).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +58,45 @@ def read(path: Path) -> Iterator[Event]:
         for line in file:
             if line.endswith(b"\n"):
                 yield json.loads(line)
+
+
+def last(path: Path, *kinds: str) -> Event | None:
+    """The last event of one of these kinds; None if there is none, or no file."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    marks = [f'"event": "{kind}"'.encode() for kind in kinds]
+    for line in reversed(lines):
+        if any(mark in line for mark in marks):
+            try:
+                return json.loads(line)
+            except ValueError:  # the write that the run was killed in
+                continue
+    return None
+
+
+def mend(path: Path) -> None:
+    """Cut off the line that a run was killed in the middle of, before another is written behind it."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+
+
+def standing(events: Iterable[Event]) -> list[Event]:
+    """What counts: without what was told of steps that were done again after a resume."""
+    kept: list[Event] = []
+    for one in events:
+        if one["event"] == "resume":
+            kept = [before for before in kept if _stands(before, one["step"])]
+        kept.append(one)
+    return kept
+
+
+def _stands(before: Event, step: int) -> bool:
+    """Whether an event still counts when the run goes back to ``step`` finished steps."""
+    if before["event"] in ("resume", "checkpoint", "end"):  # which tell of so many steps that are done
+        return before["step"] <= step
+    return before.get("step", -1) < step
 
 
 class Follower:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import DataError, UsageError
-from eighteen.base.events import Event, append, event
+from eighteen.base.events import Event, append, event, last
 from eighteen.base.files import sync_folder, write_atomic, write_json
 from eighteen.base.recipe import Recipe
 
@@ -47,8 +48,25 @@ class RunDir:
         return self.path / "tensorboard"
 
     @property
+    def bad(self) -> Path:
+        """The table of bad samples that were left out; not there while there is none."""
+        return self.path / "bad.csv"
+
+    @property
+    def stacks(self) -> Path:
+        return self.path / "stacks"
+
+    @property
     def eval(self) -> Path:
         return self.path / "eval"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def stop(self) -> Path:
+        return self.path / "stop.json"
 
     def event(self, kind: str, **facts: Any) -> Event:
         """Write an event down and return it."""
@@ -63,6 +81,11 @@ class RunDir:
     def read_status(self) -> dict[str, Any]:
         return json.loads(self.status.read_text("utf-8"))
 
+    def end(self) -> Event | None:
+        """Its ``end`` event, if nothing began after it: None for a run that trains, or was killed."""
+        told = last(self.events, "start", "end")
+        return told if told and told["event"] == "end" else None
+
     def read_environment(self) -> dict[str, Any]:
         return json.loads((self.path / "env.json").read_text("utf-8"))
 
@@ -72,20 +95,18 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
 
     A second run in the same second gets ``.2``: nothing is ever overwritten.
     """
-    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-        need = "letters, digits, '.', '_', '+' and '-'"
-        raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    check_name(name)
+    now = stamp()
     parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
-        path = parent / (f"{name}-{stamp}" if attempt == 1 else f"{name}-{stamp}.{attempt}")
+        path = parent / (f"{name}-{now}" if attempt == 1 else f"{name}-{now}.{attempt}")
         try:
             path.mkdir()
             break
         except FileExistsError:
             continue
     else:
-        got = f"1000 runs called {name}-{stamp}"
+        got = f"1000 runs called {name}-{now}"
         raise UsageError("name the run", got=got, need="a new name", hint="--name another")
     run = RunDir(path)
     for folder in (run.checkpoints, run.tensorboard, run.eval):
@@ -95,6 +116,44 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     write_json(path / "env.json", environment)
     sync_folder(parent)
     return run
+
+
+def stamp() -> str:
+    """Now, to the second and in UTC, as it stands in names."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def check_name(name: str) -> None:
+    """UsageError if no run can be called so."""
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        need = "letters, digits, '.', '_', '+' and '-'"
+        raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
+
+
+# Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on.
+FINAL = {"done", "patience", "Diverged", "BudgetSpent", "UsageError", "RecipeError"}
+
+
+def unfinished(parent: Path, name: str, *, recipe: Recipe, dataset: Path, digest: str) -> Iterator[RunDir]:
+    """The runs called ``name`` with this recipe on this dataset that did not come to their end, the newest first.
+
+    digest: of the dataset, which the environment of a run has as ``dataset_digest``
+    """
+    asked = recipes.dump(recipe)
+    for path in sorted(parent.glob(f"{name}-*Z*"), key=lambda path: path.name, reverse=True):
+        run = RunDir(path)
+        try:
+            is_same = (
+                re.fullmatch(r"\d{8}T\d{6}Z(\.\d+)?", path.name.removeprefix(f"{name}-"))
+                and run.recipe.read_text("utf-8") == asked
+                and (path / "command.txt").read_text("utf-8").splitlines()[-1] == str(dataset.resolve())
+                and run.read_environment().get("dataset_digest") == digest
+            )
+        except (OSError, ValueError, IndexError):  # one that was killed while it was made
+            continue
+        end = run.end() if is_same else None
+        if is_same and not (end and end["reason"] in FINAL):
+            yield run
 
 
 def open(path: str | os.PathLike[str]) -> RunDir:

@@ -81,9 +81,17 @@ class Board:
 
     def take(self, event: Event) -> None:
         self.start_s = self.start_s or event["time_s"]
+        if event["event"] == "resume":
+            self._go_back(event)
         if event["event"] == "epoch":
             self._end_epoch(event)
         self._latest = {**self._latest, event["event"]: event}
+
+    def _go_back(self, resume: Event) -> None:
+        """Forget that it ended, and the epochs that are trained again."""
+        self._latest = {kind: event for kind, event in self._latest.items() if kind != "end"}
+        done = resume.get("epoch", float("inf"))
+        self._epochs = tuple(row for row in self._epochs if row.epoch is None or row.epoch <= done)
 
     def _end_epoch(self, event: Event) -> None:
         """Add a row: the event's own facts, beside the last training loss and the evaluation's, if there was one."""

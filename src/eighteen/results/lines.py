@@ -18,6 +18,7 @@ _TEMPLATES = {
         "{num_steps} steps  {model} of {num_weights} weights  {world} x {device} in {precision}  decoder {decoder}"
     ),
     "resume": "resume at step {step}  from {checkpoint}",
+    "restart": "restart {attempt}  after {reason}  from step {step} on {world} ranks",
     "phase": "phase {phase}  size {size}  batch {batch}  from epoch {epoch:.4g}  step {step}",
     "step": (
         "step {step}/{num_steps}  epoch {epoch:.2f}  size {size}  batch {batch}  {images_per_s:,.0f} images/s  "
@@ -31,6 +32,7 @@ _TEMPLATES = {
     "checkpoint": "checkpoint {path}  {bytes:memory} in {seconds:.1f} s",
     "skip": "skip step {step}  its loss was not finite, no weight was changed  {streak} in a row",
     "warning": "warning: {text}",
+    "notice": "notice of {cloud}: {what}  {when}",
     "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  in {seconds:clock}",
 }
 
@@ -55,6 +57,8 @@ def _notes(event: Event) -> Iterator[str]:
         yield f"pixels kept in {event['kept']} memory ({memory(event.get('kept_bytes', 0))})"
     if event.get("best") is True:
         yield "best so far"
+    if event.get("goes"):
+        yield "saving and stopping"
     if event.get("skipped"):
         yield f"{event['skipped']} skipped"
     if event.get("exit_code"):

@@ -4,7 +4,8 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from eighteen.base.errors import MachineError
+from eighteen.base.errors import MachineError, PeerLost
 from eighteen.base.hardware import num_cpus
 from eighteen.base.world import FILE_STORE, World
 
@@ -41,21 +44,47 @@ def connected(world: World, device: torch.device, *, timeout_s: float = 600) -> 
     elif world.local_size > 1:
         torch.set_num_threads(max(1, num_cpus() // world.local_size))
     ours = world.size > 1 and not dist.is_initialized()
-    if ours:
-        store = os.environ.get(FILE_STORE)  # a rendezvous without any listening socket
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=f"file://{store}" if store else "env://",
-            rank=world.rank,
-            world_size=world.size,
-            timeout=timedelta(seconds=timeout_s),
-            device_id=device if device.type == "cuda" else None,
-        )
+    with peers_needed(world):
+        if ours:
+            timeout = timedelta(seconds=timeout_s)
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=_meeting(world, timeout),
+                rank=world.rank,
+                world_size=world.size,
+                timeout=timeout,
+                device_id=device if device.type == "cuda" else None,
+            )
+        try:
+            yield
+        finally:
+            if ours:
+                dist.destroy_process_group()
+
+
+def _meeting(world: World, timeout: timedelta) -> Store:
+    """Where the ranks find each other: in a file, without any listening socket, or as the environment says."""
+    file = os.environ.get(FILE_STORE)
+    url = f"file://{file}" if file else "env://"
+    store, _, _ = next(rendezvous(url, world.rank, world.size, timeout=timeout))
+    # torchrun's agent keeps one store over all attempts: without a prefix the ranks of the next find the addresses of
+    # dead ones. With several agents each counts the attempts on its own.
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1":
+        return PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return store
+
+
+@contextmanager
+def peers_needed(world: World) -> Iterator[None]:
+    """Say PeerLost where torch, in words of its own, says that another rank no longer answers."""
     try:
         yield
-    finally:
-        if ours:
-            dist.destroy_process_group()
+    except RuntimeError as error:
+        if world.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        got = f"a rank that no longer answers rank {world.rank} ({str(error).splitlines()[0]})"
+        hint = "what the other ranks said; then eighteen train --resume RUN"
+        raise PeerLost(f"train on {world.size} ranks", got=got, need="all ranks until the end", hint=hint) from error
 
 
 def share(value: Any, world: World, device: torch.device) -> Any:
@@ -91,20 +120,31 @@ class Communication:
     """How long the ranks' gradients kept a step waiting: from the last one ready to the end of the last all-reduce.
 
     On a GPU both ends are events on the compute stream, read when somebody asks; on a CPU they are the clock.
+
+    reached: called when gradients are ready to travel
     """
 
-    def __init__(self, model: DistributedDataParallel, device: torch.device) -> None:
-        self._on_gpu, self._seconds = device.type == "cuda", 0.0
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu, self._seconds, self._told = device.type == "cuda", 0.0, 0.0
+        self.reached: Callable[[], object] = lambda: None
         self._ready = self._mark()
-        self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def join(self, model: DistributedDataParallel) -> None:
+        """See the gradients of ``model`` travel."""
         model.register_comm_hook(None, self._all_reduce)
+
+    def ready(self) -> None:
+        """Gradients are about to travel."""
+        self._ready = self._mark()
+        self.reached()
 
     def _all_reduce(
         self,
         _state: None,
         bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
     ) -> torch.futures.Future[Tensor]:
-        self._ready = self._mark()
+        self.ready()
         gradients = bucket.buffer().div_(dist.get_world_size())
         return dist.all_reduce(gradients, async_op=True).get_future().then(lambda done: done.value()[0])
 
@@ -116,19 +156,24 @@ class Communication:
         return event
 
     def step_done(self) -> None:
-        """Call after backward()."""
+        """The gradients are there."""
         if self._on_gpu:
             self._pending.append((self._ready, self._mark()))
         else:
             self._seconds += time.perf_counter() - self._ready
 
-    def seconds(self) -> float:
-        """Seconds waited since the last call."""
-        for ready, done in self._pending:
-            done.synchronize()
+    def waited_s(self) -> float:
+        """Seconds waited so far, as far as the device has come."""
+        while self._pending and self._pending[0][1].query():
+            ready, done = self._pending.popleft()
             self._seconds += ready.elapsed_time(done) / 1000
-        self._pending.clear()
-        waited, self._seconds = self._seconds, 0.0
+        return self._seconds
+
+    def seconds(self) -> float:
+        """Seconds waited since the last call; waits for the device."""
+        if self._pending:
+            self._pending[-1][1].synchronize()
+        waited, self._told = self.waited_s() - self._told, self._seconds
         return waited
 
 

@@ -15,16 +15,18 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from eighteen.base.errors import Stopped, exit_code_of
-from eighteen.base.events import STOP, OnEvent
+from eighteen.base.errors import PeerLost, Stopped, exit_code_of
+from eighteen.base.events import STOP, OnEvent, last
 from eighteen.base.files import unwritable
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
+from eighteen.data.tolerance import Tolerance
 from eighteen.training import checkpoint
 from eighteen.training import snapshot as snapshots
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.job import Job
+from eighteen.training.requests import Requests
 from eighteen.training.state import State
 from eighteen.training.writer import Saved, Writer
 
@@ -44,15 +46,26 @@ class Outcome(NamedTuple):
     save: float
 
 
+class Scores(NamedTuple):
+    """Of the last evaluation: shares in [0, 1], None where there was none."""
+
+    top1: float | None = None
+    top5: float | None = None
+
+
 class Reporter:
     """Turns what happens into events, for as long as the block lasts; leaves an ``end`` event however it is left.
 
+    is_supervised: whoever started this rank tells of a lost peer, and may go on
     diverged_at: the step that made MAX_STREAK in a row that changed no weight
     is_best: whether this step's evaluation is the best so far
     stop_agreed, save_agreed: what some rank asked for and all now know
     """
 
-    def __init__(self, this: Job, state: State, loader: TrainLoader, on_event: OnEvent | None) -> None:
+    def __init__(
+        self, this: Job, state: State, loader: TrainLoader, on_event: OnEvent | None, *, is_supervised: bool = False
+    ) -> None:
+        self._is_supervised = is_supervised
         self._this, self._state, self._loader, self._on_event = this, state, loader, on_event
         self._reader = _Reader(this.device)
         self._writer = Writer(self._saved)
@@ -61,21 +74,25 @@ class Reporter:
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
-        self._cost_left = sum(_cost(this.plan.at(number)) for number in range(state.step, this.plan.num_steps))
+        self._cost_left = this.plan.pixels_from(state.step)
         self._phase: int | None = None
-        self._last: Evaluation | None = None
+        self._last = Scores()
+        hears, is_first = this.world.local_rank == 0, this.world.is_first
+        tell = self._event if is_first else _tell_here
+        self._requests = Requests(this.run, this.recipe.train.notices, tell, is_first=is_first) if hears else None
         self.is_best = self._stop_asked = False
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
         self.stop_agreed = self.save_agreed = False
+        num_samples = {name: split.num_samples for name, split in this.data.splits.items()}
+        self.tolerance = loader.on_bad = Tolerance(this.run.bad, num_samples, this.recipe.data, self._tell_bad)
 
     def __enter__(self) -> Self:
         this = self._this
-        if self._state.step:
-            name = checkpoint.name(self._state.step)
-            self._event("resume", step=self._state.step, checkpoint=name)
-            if (newest := checkpoint.place(checkpoint.committed(this.run)[-1]).name) != name:
-                self._event("warning", text=f"{newest} is damaged: going on from {name}")
+        if self._requests:
+            self._requests.start()
+        if this.world.is_first:
+            self._went_back()
         if NOT_BUILT:
             self._event("warning", text=NOT_BUILT)
         self._event(
@@ -95,22 +112,45 @@ class Reporter:
         )
         return self
 
+    def _went_back(self) -> None:
+        """Tell from where a run that began before goes on, be it from its beginning."""
+        run, step = self._this.run, self._state.step
+        if step == 0 and last(run.events, "start") is None:
+            return
+        name = checkpoint.name(step) if step else None
+        epoch = self._this.plan.samples_before(step) / self._this.plan.num_samples
+        evaluated = last(run.events, "eval")
+        if evaluated and evaluated["step"] < step:
+            self._last = Scores(evaluated["top1"], evaluated["top5"])
+        self._event("resume", step=step, epoch=epoch, checkpoint=name)
+        if name and (newest := checkpoint.place(checkpoint.committed(run)[-1]).name) != name:
+            self._event("warning", text=f"{newest} is damaged: going on from {name}")
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if self._requests:
+            self._requests.close()
         if error is not None:
             with suppress(OSError):  # a disk that cannot be written to ends the run with what it said first
                 self._writer.wait()
-                self._end(type(error).__name__, exit_code_of(error))
+                if not (self._is_supervised and isinstance(error, PeerLost)):
+                    self._end(type(error).__name__, exit_code_of(error))
 
     def is_logged(self, step: Step) -> bool:
         """Whether this step's training accuracy is counted and told."""
         is_last = step.number == self._this.plan.num_steps - 1
         return is_last or step.number % self._this.recipe.train.log_every == 0
 
-    def asks(self, stop_requested: bool) -> tuple[bool, bool]:
-        """(stop, save) that this rank wants; what all agree on comes back with the step's outcome."""
+    def asks(self, step: Step, stop: bool, save: bool) -> tuple[bool, bool]:
+        """(stop, save) that this rank wants; what all agree on comes back with the step's outcome.
+
+        stop, save: what it was asked for by signals
+        """
+        if self._requests:
+            asked = self._requests.take(ends_epoch=self._this.plan.ends_epoch(step) is not None)
+            stop, save = stop or asked[0], save or asked[1]
         minutes = (time.monotonic() - self._saved_at) / 60
-        wants_save = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
-        return stop_requested or self._stop_asked, wants_save
+        is_time = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
+        return stop or self._stop_asked, save or is_time
 
     def stepped(self, step: Step, outcome: Tensor) -> None:
         """Count a finished step; its outcome is read when the next one is done."""
@@ -140,7 +180,7 @@ class Reporter:
 
     def _keep_best(self, found: Evaluation) -> None:
         """The best top-1 so far, and how many evaluations came after it."""
-        self._last, state = found, self._state
+        self._last, state = Scores(found.top1, found.top5), self._state
         self.is_best = state.best_top1 is None or found.top1 > state.best_top1
         state.best_top1 = max(found.top1, state.best_top1 or 0.0)
         state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
@@ -175,8 +215,15 @@ class Reporter:
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
 
-    def ended(self, reason: str) -> Evaluation | None:
-        """The run ended as it should; returns its last evaluation."""
+    def _tell_bad(self, text: str) -> None:
+        """A bad sample is met by one rank: whichever it is, the run says so."""
+        if self._this.world.is_first:
+            self.warn(text)
+        else:
+            self._this.run.event("warning", text=text)
+
+    def ended(self, reason: str) -> Scores:
+        """The run ended as it should; returns its last evaluation's scores."""
         self._flush()
         self._writer.wait()
         if self._unsaved:
@@ -249,12 +296,17 @@ class Reporter:
             self._this.run.heartbeat(state="training", **facts)
 
     def _end(self, reason: str, exit_code: int) -> None:
-        scores = {name: getattr(self._last, name) if self._last else None for name in ("top1", "top5")}
-        facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code, **scores}
+        facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code}
+        facts |= self._last._asdict()
         facts["best_top1"] = self._state.best_top1
         self._event("end", reason=reason, **facts)
         if self._this.world.is_first:
             self._this.run.heartbeat(state=reason, **facts)
+
+
+def _tell_here(kind: str, **facts: Any) -> None:
+    """What another rank than the first has to tell: it writes no events."""
+    print(f"{kind} on this machine: {facts}", file=sys.stderr, flush=True)
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -22,14 +23,18 @@ from eighteen.base.world import World
 from eighteen.data.dataset import Dataset
 from eighteen.data.loader import TrainLoader
 from eighteen.data.maker import Batch
+from eighteen.data.tolerance import OnBad
 from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
+from eighteen.training.comparison import Comparison
 from eighteen.training.evaluate import Evaluation, evaluate
+from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
 from eighteen.training.reporting import MAX_STREAK, Reporter
 from eighteen.training.state import State
 from eighteen.training.step import train_step
 from eighteen.training.stopping import StopSignals
+from eighteen.training.watchdog import watchdog
 
 PATIENCE_S = 5.0  # with a batch that does not come, before the run says why
 
@@ -42,26 +47,43 @@ def train(
     on_event: OnEvent | None = None,
     *,
     model: nn.Module | None = None,
+    pulse: Heartbeat | None = None,
 ) -> Result:
     """Train ``recipe`` on ``data`` into ``run``; go on from its newest checkpoint if it has one.
 
     model: stands in for the recipe's
-    Raises Stopped (exit code 75) after a signal or STOP with everything saved, Diverged (5) after three non-finite
-    losses in a row.
+    pulse: what a supervisor reads; without one, several ranks watch themselves
+    Raises Stopped (exit code 75) after a signal, STOP, ``eighteen stop`` or a cloud's notice with everything saved,
+    Diverged (5) after three non-finite losses in a row.
     """
-    this, ending = job(recipe, data, run, world), None
-    with dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
+    this = job(recipe, data, run, world)
+    supervised, pulse = pulse is not None, pulse or Heartbeat(hang_s=recipe.train.hang_s, is_alone=world.size > 1)
+    with pulse, dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model)
-        with train_loader(this, state) as loader, Reporter(this, state, loader, on_event) as report:
-            for now, batch in patiently(loader, report):
-                is_logged, asks = report.is_logged(now), report.asks(signals.requested)
+        ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
+        compared = Comparison(world, this.device, state, pulse)
+        if state.communication:
+            state.communication.reached = pulse.reached
+        with (
+            train_loader(this, state) as loader,
+            Reporter(this, state, loader, on_event, is_supervised=supervised) as report,
+            watchdog(this, pulse) if pulse.is_alone else nullcontext(),
+            dist.peers_needed(world),
+        ):
+            for now, batch in () if ending else patiently(loader, report, pulse):
+                is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
+                for warning in compared.stepped(now):
+                    report.warn(warning)
                 if epoch := this.plan.ends_epoch(now):
-                    found = validate(this, state) if evaluation_due(this, now, epoch) else None
-                    report.epoch_ended(now, epoch, found)
+                    is_due = evaluation_due(this, now, epoch)
+                    report.epoch_ended(now, epoch, validate(this, state, report.tolerance, pulse) if is_due else None)
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
+                    pulse.doing("save")
+                    if ending:
+                        compared.check()
                     report.save()
                 if ending:
                     break
@@ -69,7 +91,7 @@ def train(
             last = report.ended(ending)
     if ending == "stopped":
         raise stopped(run)
-    return Result(run.path, state.step, last and last.top1, last and last.top5, state.best_top1, state.seconds)
+    return Result(run.path, state.step, last.top1, last.top5, state.best_top1, state.seconds)
 
 
 def start_or_resume(this: Job, model: nn.Module | None) -> State:
@@ -82,12 +104,7 @@ def start_or_resume(this: Job, model: nn.Module | None) -> State:
     if saved.card.classes != this.data.classes:
         got, hint = f"a dataset of {len(this.data.classes)} other classes", "the dataset named in command.txt"
         raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
-    state = states.resume(this, state, saved)
-    if reason := finished(this, state):
-        got, need = f"one that ended at step {state.step}: {reason}", "a run that is not finished"
-        hint = f"eighteen eval {this.run.path} {this.data.path}"
-        raise UsageError(f"resume {this.run.path}", got=got, need=need, hint=hint)
-    return state
+    return states.resume(this, state, saved)
 
 
 def train_loader(this: Job, state: State) -> TrainLoader:
@@ -107,15 +124,19 @@ def train_loader(this: Job, state: State) -> TrainLoader:
     )
 
 
-def patiently(loader: TrainLoader, report: Reporter) -> Iterator[tuple[Step, Batch]]:
+def patiently(loader: TrainLoader, report: Reporter, pulse: Heartbeat) -> Iterator[tuple[Step, Batch]]:
     """The loader's batches. Where one is late the run says what it waits for, and waits on."""
     while True:
+        pulse.doing("data")
         try:
-            yield next(loader)
+            step, batch = next(loader)
         except StopIteration:
             return
         except Stalled as late:
             report.warn(f"{late.tried}: {late.got}")
+        else:
+            pulse.doing("step", phase=step.phase, step=step.number)
+            yield step, batch
 
 
 def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
@@ -124,10 +145,10 @@ def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
     return "val" in this.data.splits and (is_last or epoch % this.recipe.eval.every == 0)
 
 
-def validate(this: Job, state: State) -> Evaluation:
+def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
     """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
     with states.averaged_statistics(this, state), states.averaged_weights(state):
-        return evaluate(
+        found = evaluate(
             state.model,
             this.data.splits["val"],
             state.card,
@@ -135,7 +156,11 @@ def validate(this: Job, state: State) -> Evaluation:
             this.world,
             device=this.device,
             dtype=this.dtype,
+            on_bad=on_bad,
+            watched=partial(pulse.over, kind="evaluate"),
         )
+    pulse.doing("tell")
+    return found
 
 
 def checkpoint_due(this: Job, now: Step) -> bool:
