@@ -11,8 +11,10 @@ import torch
 from eighteen.base.errors import DataError
 from eighteen.base.rundir import RunDir
 from eighteen.training import checkpoint
+from eighteen.training.card import Card
 
 PAGE = 4096
+CARD = Card(("cat", "dog"), 3, 64, 0.9, False, (0.5,) * 3, (0.2,) * 3, "jpeg", {"name": "net", "args": {}})
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def run(tmp_path) -> RunDir:
         rng = torch.Generator().manual_seed(step)
         part = {f"layer{number}.weight": torch.rand(500, generator=rng) for number in range(4)}
         tensors = {"model": part, "ema": part, "optimizer": part}
-        state = {"step": step, "best_checkpoint": None, "card": {"classes": ["cat", "dog"], "size": 64}}
+        state = {"step": step, "best_checkpoint": None, "card": CARD.to_json()}
         checkpoint.save(run.checkpoints, tensors=tensors, state=state)
     return run
 
