@@ -120,10 +120,9 @@ def test_a_kill_at_a_random_moment_changes_no_bit(data, tmp_path, undisturbed, n
 
 
 @pytest.mark.soak
-def test_twenty_trials_of_kills_at_random_moments_change_no_bit(data, tmp_path, undisturbed):
-    for trial in range(20):
-        num_ranks, folder = 1 + trial % 2, tmp_path / str(trial)
-        folder.mkdir()
-        run, killed = disturbed(data.path, folder, num_ranks, seed=100 + trial, num_kills=2)
-        print(f"trial {trial}: {num_ranks} ranks, killed {' '.join(killed)}, {len(happened(run, 'start'))} starts")
-        assert bits(run) == undisturbed[num_ranks]
+@pytest.mark.parametrize("trial", range(20))
+def test_two_kills_at_random_moments_change_no_bit(data, tmp_path, undisturbed, trial):
+    num_ranks = 1 + trial % 2
+    run, killed = disturbed(data.path, tmp_path, num_ranks, seed=100 + trial, num_kills=2)
+    print(f"trial {trial}: {num_ranks} ranks, killed {' '.join(killed)}, {len(happened(run, 'start'))} starts")
+    assert bits(run) == undisturbed[num_ranks]
