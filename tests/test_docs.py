@@ -82,7 +82,8 @@ def test_exit_codes_are_those_of_the_errors():
 def test_every_kind_of_event_is_explained():
     source = "".join(path.read_text("utf-8") for path in (ROOT / "src" / "eighteen" / "training").glob("*.py"))
     table = _text("events.md").partition("| kind |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"event\(\s*\"(\w+)\"", source)) == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    told = set(re.findall(r"(?:event|_tell)\(\s*\"(\w+)\"", source))
+    assert told == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
 
 
 def _text(name: str) -> str:

@@ -78,6 +78,14 @@ def never(node: ast.AST) -> str | None:
     return None
 
 
+def loads_unchecked(node: ast.AST) -> bool:
+    """np.load allocates what a header claims, and reads pickles where nobody says that it must not."""
+    match node:
+        case ast.Call(ast.Attribute(ast.Name("np" | "numpy"), "load" | "fromfile" | "loadtxt" | "genfromtxt")):
+            return True
+    return False
+
+
 def says(call: ast.Call, keyword: str, value: object) -> bool:
     return any(k.arg == keyword and isinstance(k.value, ast.Constant) and k.value.value is value for k in call.keywords)
 
@@ -128,6 +136,21 @@ def test_cloud_ships_a_recipe_and_a_command_line_and_imports_no_training() -> No
 @every_module
 def test_nothing_runs_code_from_data(module: str) -> None:
     refuse([(module, getattr(node, "lineno", 1), fault) for node in ast.walk(TREES[module]) if (fault := never(node))])
+
+
+@every_module
+def test_arrays_are_read_by_npy_and_pickles_by_import_pth_alone(module: str) -> None:
+    faults = []
+    for node in ast.walk(TREES[module]):
+        if loads_unchecked(node):
+            faults.append((module, getattr(node, "lineno", 1), "np.load trusts headers: use data.npy"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.jit.load", "load_file"):
+            home = (
+                "eighteen.training.models" if ast.unparse(node.func) == "load_file" else "eighteen.training.import_pth"
+            )
+            if module != home:
+                faults.append((module, node.lineno, f"weights are loaded by {home}"))
+    refuse(faults)
 
 
 IMPORT_WITHOUT_TORCH = """

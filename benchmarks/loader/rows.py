@@ -37,7 +37,7 @@ def decode(decoder: NativeDecoder, rendition: Rendition, wanted: NDArray[np.floa
     num = len(wanted)
     out = np.zeros((num, size, size, 3), np.uint8)
     began = time.process_time()
-    decoder.start(rendition, np.arange(num), wanted, np.zeros(num, bool), out).result()
+    decoder.start(rendition, np.arange(num), wanted, np.zeros(num, bool), out).result().whole()
     return 1000 * (time.process_time() - began) / num, out.tobytes()
 
 

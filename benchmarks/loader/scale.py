@@ -19,10 +19,10 @@ import numpy as np
 from record import record, spread
 
 from eighteen.advice.passes import forget_peak_memory, memory_bytes, time_to_first_batch, training
-from eighteen.base.files import write_json
+from eighteen.base.files import write_atomic
 from eighteen.base.hardware import num_cpus
 from eighteen.data import dataset as datasets
-from eighteen.data.dataset import FACTS
+from eighteen.data.dataset import FACTS, sealed
 from eighteen.data.index import save_array
 from eighteen.demo.sheets import pack_sheets
 
@@ -41,7 +41,7 @@ def repeat(root: Path) -> None:
             content = save_array(root / stored["file"], np.resize(one_each, NUM_SAMPLES))
             stored |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     split["samples"] = NUM_SAMPLES
-    write_json(root / FACTS, facts)
+    write_atomic(root / FACTS, sealed(facts))
 
 
 def memory_by_pictures(root: Path) -> list[int]:

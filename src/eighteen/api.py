@@ -72,6 +72,7 @@ def train(
     changes: Sequence[str] = (),
     init: str | os.PathLike[str] | None = None,
     freeze_to: str | None = None,
+    import_pth: bool = False,
     gpus: int | None = None,
     procs: int | None = None,
     min_ranks: int | None = None,
@@ -91,6 +92,7 @@ def train(
     model: a timm name, package.module:function, or a module: [N, C, H, W] -> [N, K] logits
     epochs, batch, changes: see ``base.recipe.load``
     init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
+    import_pth: ``init`` is a .pth file and the like, which is converted first: see ``training.import_pth``
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
     min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
@@ -121,6 +123,7 @@ def train(
     def prepare(stack: ExitStack) -> tuple[RunDir, Dataset]:
         if isinstance(recipe, str) and recipe != "auto":
             recipes.text(recipe)  # a mistyped name is said before anything is packed
+        start = _imported(init, Path(runs_dir), say) if import_pth else init
         dataset = _dataset(data, say)
         resolved = resolve(
             recipe,
@@ -130,7 +133,7 @@ def train(
             epochs=epochs,
             batch=batch,
             changes=changes,
-            init=init,
+            init=start,
             freeze_to=freeze_to,
         )
         if module is not None:
@@ -242,11 +245,14 @@ def evaluate(
     split: str | None = None,
     checkpoint: str | None = None,
     model: nn.Module | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``.
 
     model: the module itself, where the recipe does not say how to build it      On several ranks under torchrun.
+    say: called with a line for each bad sample that is left out, as ``data.tolerate`` of the run's recipe allows
     """
+    from eighteen.data.tolerance import Tolerance
     from eighteen.results import tables
     from eighteen.training import checkpoint as checkpoints
     from eighteen.training import dist, models
@@ -259,10 +265,23 @@ def evaluate(
     chosen = _split(dataset, split)
     _check_classes(saved.card.classes, dataset, folder)
     recipe, device = recipes.load(str(folder.recipe)), dist.device_of(here)
+    bad = eval_folder(folder, dataset.path, chosen) / "bad.csv"
+    if here.is_first:
+        bad.unlink(missing_ok=True)  # of an evaluation before
+    tolerance = Tolerance(bad, {chosen: dataset.splits[chosen].num_samples}, recipe.data, say)
     with dist.connected(here, device):
         restored = models.restore(saved.card, saved.weights(), model=model).to(device)
         dtype = autocast_dtype(recipe.train.precision, device)
-        found = count(restored, dataset.splits[chosen], saved.card, recipe.eval, here, device=device, dtype=dtype)
+        found = count(
+            restored,
+            dataset.splits[chosen],
+            saved.card,
+            recipe.eval,
+            here,
+            device=device,
+            dtype=dtype,
+            on_bad=tolerance,
+        )
     if here.is_first:
         with unwritable_is_said(folder.eval, hint=f"df -h {folder.eval}; ls -ld {folder.eval}"):
             tables.write(found, eval_folder(folder, dataset.path, chosen))
@@ -394,10 +413,11 @@ def _go_on(
 
 def _take(run: RunDir, stack: ExitStack, say: Callable[[str], object]) -> None:
     """Hold a run's lock for as long as the stack lasts; UsageError if another process trains it."""
-    if not stack.enter_context(held(run)):
-        say(f"warning: {run.path} lies where there are no locks: see to it that no other process trains it")
-    request.clear(run)
-    mend(run.events)
+    with unwritable_is_said(run.path, hint=f"df -h {run.path}; ls -ld {run.path}"):
+        if not stack.enter_context(held(run)):
+            say(f"warning: {run.path} lies where there are no locks: see to it that no other process trains it")
+        request.clear(run)
+        mend(run.events)
 
 
 def _saved_step(run: RunDir, module: nn.Module | None) -> int:
@@ -492,6 +512,18 @@ def _dataset(data: Dataset | str | os.PathLike[str], say: Callable[[str], object
     for line in pack_source(path, packed).lines():  # what was refused, too
         say(line)
     return open(packed)
+
+
+def _imported(init: str | os.PathLike[str] | None, runs_dir: Path, say: Callable[[str], object]) -> Path:
+    """The weights of a foreign file, converted; kept with the runs, since their recipes name it."""
+    from eighteen.training.import_pth import import_pth
+
+    if init is None:
+        need, hint = "the file to import", "--init weights.pth --import-pth"
+        raise UsageError("--import-pth", got="no --init", need=need, hint=hint)
+    found = import_pth(Path(init), runs_dir / ".imported")
+    say(f"imported {init} as {found}")
+    return found
 
 
 def beside(source: Path) -> Path:

@@ -182,6 +182,7 @@ def train(
     set_: Changes = (),
     init: str | None = None,
     freeze_to: str | None = None,
+    import_pth: Annotated[bool, Parameter(negative="")] = False,
     gpus: int | None = None,
     procs: int | None = None,
     min_ranks: int | None = None,
@@ -204,6 +205,7 @@ def train(
         set_: Change the recipe: a.b=value. May be repeated.
         init: Start from the weights of a run, or of a safetensors file.
         freeze_to: This stage and all before it keep their weights.
+        import_pth: Let --init be a .pth file: it is converted to safetensors in a process that can do little else.
         gpus: Ranks to start, one a GPU.
         procs: Ranks to start as CPU processes.
         min_ranks: Go on with as few of them if one keeps dying; all if left out.
@@ -219,9 +221,10 @@ def train(
     if resume is None and data is None:
         got, need = "nothing to train on", "data, or a run to resume"
         raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
+    named = {"freeze-to": freeze_to, "import-pth": import_pth, "name": name}
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
-    fixed |= {"freeze-to": freeze_to, "name": name, "checkpoint-to": checkpoint_to, "new": new}
-    given = [f"--{flag}" for flag, value in fixed.items() if value]
+    named |= {"checkpoint-to": checkpoint_to, "new": new}
+    given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
         raise UsageError(f"train --resume {resume}", got=" and ".join(given), need=need, hint=hint)
@@ -229,8 +232,16 @@ def train(
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with Display(console) as display:
         if resume is not None:
-            options = {"gpus": gpus, "procs": procs, "min_ranks": min_ranks, "runs_dir": runs_dir}
-            result = api.resume(resume, data=data, **options, on_event=display, say=say)
+            result = api.resume(
+                resume,
+                data=data,
+                gpus=gpus,
+                procs=procs,
+                min_ranks=min_ranks,
+                runs_dir=runs_dir,
+                on_event=display,
+                say=say,
+            )
         else:
             assert data is not None
             result = api.train(
@@ -242,6 +253,7 @@ def train(
                 changes=set_,
                 init=init,
                 freeze_to=freeze_to,
+                import_pth=import_pth,
                 gpus=gpus,
                 procs=procs,
                 min_ranks=min_ranks,
@@ -270,7 +282,7 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
 
     try:
         with Display(_console(stderr=True), live=False) as display:
-            end = api.stop(run, now=now, wait=wait, on_event=display, say=print)
+            end = api.stop(run, now=now, wait=wait, on_event=display, say=partial(print, flush=True))
     except KeyboardInterrupt:
         print(f"no longer waiting; what {run} was asked for stands")
         raise
@@ -295,7 +307,9 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
     from eighteen.base import rundir
     from eighteen.results import tables
 
-    found = api.evaluate(run, data, split=split, checkpoint=checkpoint)
+    found = api.evaluate(
+        run, data, split=split, checkpoint=checkpoint, say=lambda line: print(f"warning: {line}", file=sys.stderr)
+    )
     if from_environment().is_first:
         _console().print(tables.show(found))
         print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")

@@ -57,7 +57,7 @@ def _adopt(root: Path, name: str) -> None:
             walk(one)
 
     walk(facts)
-    (root / "dataset.json").write_text(json.dumps(facts))
+    (root / "dataset.json").write_text(dataset.sealed(facts))
 
 
 def _change_index(root: Path, name: str, sample: int, **values: int) -> None:
@@ -188,8 +188,8 @@ def test_what_is_no_dataset_cannot_be_checked(tmp_path: Path, root: Path) -> Non
     with pytest.raises(DataError, match="need a finished dataset"):
         check(tmp_path)
     facts = json.loads((root / "dataset.json").read_text())
-    (root / "dataset.json").write_text(json.dumps(facts | {"splits": {"train": {}}}))
-    with pytest.raises(DataError, match=r"KeyError 'sources' in dataset\.json"):
+    (root / "dataset.json").write_text(dataset.sealed(facts | {"splits": {"train": {}}}))
+    with pytest.raises(DataError, match=r"KeyError 'renditions' in dataset\.json"):
         check(root)
     (root / "dataset.json").write_text(json.dumps(facts | {"version": 2}))
     with pytest.raises(DataError, match="made by a newer eighteen"):

@@ -38,7 +38,7 @@ def copy(jpegs: Path, tmp_path: Path) -> Path:
 def _edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
     facts = json.loads((root / "dataset.json").read_text())
     change(facts)
-    (root / "dataset.json").write_text(json.dumps(facts))
+    (root / "dataset.json").write_text(dataset.sealed(facts))
 
 
 def _fails(root: Path, text: str) -> None:

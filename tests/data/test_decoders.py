@@ -73,7 +73,7 @@ def decode(rendition, boxes, *, size, channels, decoder, samples=None, flips=Non
     samples = np.arange(len(boxes)) if samples is None else np.array(samples)
     flips = np.zeros(len(boxes), bool) if flips is None else np.array(flips)
     out = np.full((len(boxes), *size, channels), 77, np.uint8)
-    timings = decoder.start(rendition, samples, np.array(boxes, np.float32).reshape(-1, 4), flips, out).result()
+    timings = decoder.start(rendition, samples, np.array(boxes, np.float32).reshape(-1, 4), flips, out).result().whole()
     assert timings.read_s >= 0
     assert timings.decode_s >= 0
     return out

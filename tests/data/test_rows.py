@@ -50,7 +50,7 @@ def random_crops(rendition: Rendition, *, seed: int, size: int = 24) -> np.ndarr
     out = np.zeros((NUM, size, size, 3), np.uint8)
     decoder = NativeDecoder(2)
     try:
-        decoder.start(rendition, np.arange(NUM), boxes, rng.random(NUM) < 0.5, out).result()
+        decoder.start(rendition, np.arange(NUM), boxes, rng.random(NUM) < 0.5, out).result().whole()
     finally:
         decoder.close()
     return out
@@ -92,7 +92,7 @@ def test_a_dataset_without_rows_opens_and_gives_the_same(root: Path) -> None:
     for rendition in facts["splits"]["train"]["renditions"].values():
         for key in ("rows", "places"):
             (root / rendition.pop(key)["file"]).unlink()
-    (root / "dataset.json").write_text(json.dumps(facts))
+    (root / "dataset.json").write_text(dataset.sealed(facts))
     older = dataset.open(root).splits["train"].renditions["full"]
     assert older.rows is None
     assert dataset.open(root).digest == digest
@@ -119,7 +119,7 @@ def test_files_that_hold_anything_else_are_refused(root: Path, name: str) -> Non
     (root / name).write_bytes(wrong.getvalue())
     key = name.split(".")[1]
     facts["splits"]["train"]["renditions"]["full"][key]["bytes"] = len(wrong.getvalue())
-    (root / "dataset.json").write_text(json.dumps(facts))
+    (root / "dataset.json").write_text(dataset.sealed(facts))
     with pytest.raises(DataError, match="rows of blocks"):
         dataset.open(root)
 

@@ -48,6 +48,12 @@ EVAL |= {"seconds": 1.23, "best": True}
             "skip step 7  its loss was not finite, no weight was changed  2 in a row",
         ),
         ({"event": "resume", "step": 7, "checkpoint": "step-7"}, "resume at step 7  from step-7"),
+        ({"event": "resume", "step": 0, "checkpoint": None}, "resume at step 0  from -"),
+        (
+            {"event": "notice", "cloud": "aws", "what": "terminate", "when": "2026-11-24T08:22:00Z", "goes": True},
+            "notice of aws: terminate  2026-11-24T08:22:00Z  saving and stopping",
+        ),
+        ({"event": "notice", "cloud": "gcp", "what": "x", "when": None, "goes": False}, "notice of gcp: x  -"),
         (
             {"event": "restart", "attempt": 2, "reason": "rank 1 hung", "world": 2, "step": 40, "stacks": ["a"]},
             "restart 2  after rank 1 hung  from step 40 on 2 ranks",

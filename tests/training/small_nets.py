@@ -65,6 +65,12 @@ def _with_head(body: nn.Sequential, num_classes: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(body=body, pool=pool, head=nn.Linear(16, num_classes)))
 
 
+def broad(num_classes: int, in_chans: int) -> nn.Module:
+    """With many weights, 2 MB of them: for tests of disks."""
+    body = nn.Sequential(nn.AdaptiveAvgPool2d(16), nn.Flatten(), nn.Linear(in_chans * 256, 640), nn.SiLU())
+    return nn.Sequential(OrderedDict(body=body, head=nn.Linear(640, num_classes)))
+
+
 class Faulty(nn.Module):
     """``net``, whose logits are nan in the forward passes ``nan_at`` of training, counted from 0, on one rank."""
 
@@ -134,6 +140,13 @@ def troubled(
 
 def gated(num_classes: int, in_chans: int) -> Gated:
     return Gated(normed(num_classes, in_chans))
+
+
+def heavy_gated(num_classes: int, in_chans: int) -> Gated:
+    """``gated``, with 64 MB that learn nothing, so that saving takes a while."""
+    net = gated(num_classes, in_chans)
+    net.ballast = nn.Parameter(torch.zeros(2**24), requires_grad=False)
+    return net
 
 
 def crooked(num_classes: int, in_chans: int) -> nn.Module:

@@ -57,7 +57,10 @@ def names(run: RunDir, url: str, *folders: str) -> list[str]:
 
 def flip_a_bit(run: RunDir, url: str, *place: str) -> None:
     files, path = there(run, url, *place)
-    content = bytearray(files.cat_file(path))
+    with files.open(path, "rb") as file:
+        read = file.read()
+    assert isinstance(read, bytes)
+    content = bytearray(read)
     content[-3] ^= 4
     files.pipe_file(path, bytes(content))
 

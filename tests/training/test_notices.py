@@ -12,11 +12,13 @@ from metadata_server import ACTION, MAINTENANCE, PREEMPTED, REBALANCE, MetadataS
 from small_runs import differing, happened, recipe, saved, train
 
 import eighteen
-from eighteen.base import notices, rundir
+from eighteen.base import notices, request, rundir
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import Stopped
 from eighteen.base.notices import Notice, Watch, cloud_here
+from eighteen.base.rundir import RunDir
 from eighteen.training import checkpoint
+from eighteen.training.requests import Requests
 
 TAKEN = '{"action": "terminate", "time": "2026-11-24T08:22:00Z"}'
 LIKELY = '{"noticeTime": "2026-11-24T08:00:00Z"}'
@@ -168,6 +170,22 @@ def test_a_machine_that_will_be_taken_saves_and_stops_and_the_run_goes_on_elsewh
     assert 100 < first["step"] < second["step"] == end["step"]
     assert (end["reason"], end["exit_code"]) == ("stopped", 75)
     assert checkpoint.newest(rundir.open(run)).step == end["step"]
+
+
+def test_each_machine_of_a_run_hears_its_own_cloud_and_only_the_first_what_the_folder_says(server, tmp_path):
+    run, told = RunDir(tmp_path), []
+    asked = Requests(run, "aws", lambda kind, **facts: told.append((kind, facts["what"])), is_first=False)
+    request.ask(run, "step")
+    asked.start()
+    assert asked.take(ends_epoch=True) == (False, False)
+    server.answers[ACTION] = TAKEN
+    answers = [asked.take(ends_epoch=False)]
+    while not told:
+        answers.append(asked.take(ends_epoch=False))
+    asked.close()
+    assert answers[-1] == (True, True)
+    assert told == [("notice", "terminate")]
+    assert request.asked(run) == "step", "the first rank clears it"
 
 
 def start(data, folder: Path, *changes: str) -> subprocess.Popen[str]:

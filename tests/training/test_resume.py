@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from small_nets import GATE
-from small_runs import NUM_STEPS, differing, happened, model, pictures, recipe, saved, train
+from small_process import Process
+from small_runs import NUM_STEPS, differing, happened, model, pictures, saved, train
 
 import eighteen
-from eighteen.base import recipe as recipes
 from eighteen.base import rundir
 from eighteen.base.errors import DataError, Stopped, UsageError
 from eighteen.training import checkpoint
@@ -101,11 +97,20 @@ def assert_same_end_from(run, other):
         assert differing(saved(run, part), saved(other, part)) == []
 
 
-def test_a_run_without_a_checkpoint_cannot_go_on(data, tmp_path):
-    run = stopped_run(data, tmp_path)
+def test_a_run_without_a_checkpoint_goes_on_from_its_beginning(data, tmp_path, undisturbed):
+    run = stopped_run(data, tmp_path, *HARD)
     for path in checkpoint.committed(rundir.open(run)):
         (path / "commit.json").unlink()
-    with pytest.raises(DataError, match=r"open the run .*: got no finished checkpoint, need a checkpoint that can be"):
+    eighteen.resume(run)
+    assert [(event["step"], event["checkpoint"]) for event in happened(run, "resume")] == [(0, None)]
+    assert_same_end_from(run, undisturbed)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_go_on(data, tmp_path):
+    run = stopped_run(data, tmp_path)
+    for path in checkpoint.committed(rundir.open(run)):
+        (path / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=r"open the run .*: got model.safetensors is not there; model"):
         eighteen.resume(run)
 
 
@@ -166,37 +171,6 @@ def test_the_second_signal_is_handled_as_before(capfd):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert capfd.readouterr().err.count("Saving and stopping") == 1
-
-
-class Process:
-    """``eighteen train`` as a process, which waits at its gate: a step that lasts until we say."""
-
-    def __init__(self, data, folder: Path, *changes: str) -> None:
-        self.gate, recipe_file = folder / "gate", folder / "gated.toml"
-        os.mkfifo(self.gate)
-        recipe_file.write_text(recipes.dump(recipe(*changes)))
-        command = [sys.executable, "-m", "eighteen", "train", str(data.path), "--recipe", str(recipe_file)]
-        environment = {**os.environ, GATE: str(self.gate)}
-        self.process = subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
-        self.told = ""
-
-    def send(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def wait_for(self, text: str) -> None:
-        """Read what it tells until that is in it; a process that ends without has failed."""
-        assert self.process.stderr
-        while text not in self.told:
-            line = self.process.stderr.readline()
-            assert line, f"it ended without {text!r}:\n{self.told}"
-            self.told += line
-
-    def open_gate(self) -> None:
-        self.gate.open("w").close()
-
-    def end(self) -> int:
-        self.told += self.process.communicate()[1]
-        return self.process.returncode
 
 
 def test_ctrl_c_on_the_command_line_saves_and_ctrl_c_twice_does_not(data, tmp_path, undisturbed):

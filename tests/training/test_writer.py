@@ -79,7 +79,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning_and_the_best_before_it
     run = train(data, tmp_path / "disturbed").run
     assert [event["step"] for event in happened(run, "checkpoint")] == [step for step in steps if step != last_best]
     (warning,) = [event["text"] for event in happened(run, "warning") if "checkpoint" in event["text"]]
-    assert "No space left on device" in warning
+    assert "ENOSPC (no space left on device)" in warning
     assert differing(saved(run), saved(whole)) == []
     assert checkpoint.newest(rundir.open(run)).state["best_checkpoint"] == checkpoint.name(before[-1])
     assert checkpoint.best(rundir.open(run)).step == before[-1]

@@ -221,7 +221,7 @@ def _bare(split: Split, setting: Setting, batch: int, channels: int) -> Work:
         decoder = native.NativeDecoder(setting.num_threads)
         for first in range(0, split.num_samples, batch):
             samples = np.arange(first, min(first + batch, split.num_samples))
-            timings = decoder.fill(rendition, samples, wanted[samples], out[: len(samples)]).result()
+            timings = decoder.fill(rendition, samples, wanted[samples], out[: len(samples)]).result().whole()
             total = {stage: total.get(stage, 0.0) + seconds for stage, seconds in asdict(timings).items()}
         decoder.close()
         return total

@@ -25,7 +25,7 @@ def held(run: RunDir) -> Iterator[bool]:
 
     Gives False where the file system knows no locks: then nothing is held, and nobody else is noticed.
     """
-    with _opened(run.lock) as descriptor:
+    with _opened(run.lock, os.O_RDWR | os.O_CREAT) as descriptor:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +50,7 @@ def holder(run: RunDir) -> str | None:
     """
     if not run.lock.exists():
         return None
-    with _opened(run.lock) as descriptor:
+    with _opened(run.lock, os.O_RDONLY) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,18 +63,15 @@ def holder(run: RunDir) -> str | None:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process is in such a block for this folder; where it knows no locks, don't."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with _opened(folder, os.O_RDONLY) as descriptor:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def _opened(path: Path, how: int) -> Iterator[int]:
+    descriptor = os.open(path, how, 0o666)
     try:
         yield descriptor
     finally:

@@ -21,6 +21,7 @@ from eighteen.base.errors import RecipeError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=8, le=4096)]
+Batch = Annotated[int, Field(gt=0, le=2**22)]
 Range = tuple[float, float]
 
 
@@ -58,7 +59,7 @@ class Optim(Section):
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adamw")
     eps: Annotated[float, Field(gt=0)] = Field(default=1e-8, description="of adamw")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="never on norms and biases")
-    batch: PositiveInt = Field(description="the batch that the learning rates are written for; they scale with it")
+    batch: Batch = Field(description="the batch that the learning rates are written for; they scale with it")
     lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops = Field(
         description="points [epoch, value], the first at epoch 0, the last where the phases end; or drops"
     )
@@ -83,11 +84,11 @@ class Optim(Section):
 
 
 class Phase(Section):
-    epochs: Annotated[float, Field(gt=0)] = Field(description="how long it lasts, fractions too")
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] = Field(description="how long it lasts, fractions too")
     size: Size = Field(
         description="side in pixels; '70%' in a file: of the pictures' side, where all are of one tiny size"
     )
-    batch: PositiveInt = Field(description="pictures of one optimiser step, over all ranks")
+    batch: Batch = Field(description="pictures of one optimiser step, over all ranks")
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25, description="smallest share of the picture's area in a random crop; 1: always the central square"
     )
@@ -133,7 +134,7 @@ class Eval(Section):
         default=0.875, description="share of the short side that the centre crop keeps"
     )
     rect: bool = Field(default=False, description="batches of like aspect ratio keep it, sides multiples of 32")
-    batch: PositiveInt = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
+    batch: Batch = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
     every: PositiveInt = Field(default=1, description="epochs between evaluations; the last epoch always has one")
 
 
@@ -148,6 +149,13 @@ class Data(Section):
     )
     balance: Literal["none", "weights", "sampling"] = Field(
         default="none", description="against class imbalance: weigh the loss, or draw classes evenly"
+    )
+    tolerate: Share = Field(
+        default=0.0001, description="share of a split's samples that may be bad; with one more the run ends"
+    )
+    bad: Literal["skip", "stop"] = Field(
+        default="skip",
+        description="a sample that cannot be read or decoded is left out of its batch, or ends the run; never replaced",
     )
     gray: bool = Field(default=True, description="train with one channel where all pictures are gray")
     mean: tuple[float, ...] | None = Field(
@@ -184,12 +192,12 @@ class Train(Section):
         default=0, description="stop after this many evaluations without a better top-1; 0: never"
     )
     log_every: PositiveInt = Field(default=10, description="steps between step events")
-    hang_s: Annotated[float, Field(gt=0)] = Field(
-        default=10.0, description="seconds without a sign of life, or 5 usual steps if longer, that make a rank hang"
-    )
     notices: Literal["auto", "off", "aws", "gcp"] = Field(
         default="auto",
         description="the cloud that is asked whether it will take this machine back; auto: its own, where it has one",
+    )
+    hang_s: Annotated[float, Field(gt=0)] = Field(
+        default=10.0, description="seconds without a sign of life, or 5 usual steps if longer, that make a rank hang"
     )
 
     @field_validator("virtual_workers")
@@ -319,7 +327,7 @@ def stretched(recipe: Recipe, epochs: float) -> Recipe:
 def _read(name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text(name))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         hint = "eighteen recipes small > mine.toml, then change it"
         raise RecipeError(f"read the recipe {name}", got=str(error), need="TOML", hint=hint) from None
 

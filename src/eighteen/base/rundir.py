@@ -15,7 +15,7 @@ from typing import Any
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import DataError, UsageError
 from eighteen.base.events import Event, append, event, last
-from eighteen.base.files import write_atomic, write_json
+from eighteen.base.files import sync_folder, write_atomic, write_json
 from eighteen.base.recipe import Recipe
 
 
@@ -46,6 +46,11 @@ class RunDir:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def bad(self) -> Path:
+        """The table of bad samples that were left out; not there while there is none."""
+        return self.path / "bad.csv"
 
     @property
     def stacks(self) -> Path:
@@ -109,6 +114,7 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     write_atomic(run.recipe, recipes.dump(recipe))
     write_atomic(path / "command.txt", command + "\n")
     write_json(path / "env.json", environment)
+    sync_folder(parent)
     return run
 
 

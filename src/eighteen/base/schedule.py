@@ -65,6 +65,12 @@ class Schedule:
         last = self.at(number - 1)
         return last.first + last.batch
 
+    def pixels_from(self, number: int) -> int:
+        """How many pixels the steps from this one on see."""
+        ends = [stretch.step for stretch in self.stretches[1:]] + [self.num_steps]
+        steps = (max(0, end - max(number, one.step)) for one, end in zip(self.stretches, ends, strict=True))
+        return sum(n * one.phase.batch * one.phase.size**2 for n, one in zip(steps, self.stretches, strict=True))
+
     def ends_epoch(self, step: Step) -> int | None:
         """The number of the epoch (from 1) that this step brings to its end, if it does; the last step always does."""
         after = step.first + step.batch

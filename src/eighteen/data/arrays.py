@@ -9,7 +9,6 @@ import gzip
 import math
 import os
 import re
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError
 from eighteen.data.listing import SPLIT_NAMES, Found, Sources, listed, some
+from eighteen.data.npy import check_inflation, read_npy, read_npz
 
 _IDX = re.compile(r"(?:.*-)?(train|t10k|test|val)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
 # x_train, train_images, X_test, images_val, y, labels ...: a word for the part, with or without a word for the split.
@@ -221,12 +221,8 @@ def _row_splits(path: Path, splits: NDArray[Any]) -> list[str | None]:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {path.stem: loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return read_npz(path) if path.suffix.lower() == ".npz" else {path.stem: read_npy(path)}
+    except (OSError, ValueError) as error:
         raise _bad(
             path,
             str(error),
@@ -270,12 +266,15 @@ def _idx_parts(folder: Path, ignored: Counter[str]) -> list[Part]:
 
 def _idx(path: Path, num_axes: int) -> NDArray[np.uint8]:
     """An IDX file of bytes: 00 00 08, the number of axes, their lengths as big-endian uint32, then the bytes."""
+    content = b""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4 + 4 * num_axes)
             shape = tuple(np.frombuffer(head, ">u4", offset=4).tolist()) if len(head) == 4 + 4 * num_axes else ()
-            content = file.read(math.prod(shape) + 1) if head[:4] == bytes((0, 0, 8, num_axes)) else b""
-    except (OSError, EOFError, zlib.error) as error:
+            if head[:4] == bytes((0, 0, 8, num_axes)) and shape:
+                check_inflation(math.prod(shape), path.stat().st_size)
+                content = file.read(math.prod(shape) + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _bad(path, str(error), "an IDX file, gzipped or not", "fetch it again") from error
     if head[:4] != bytes((0, 0, 8, num_axes)) or not shape:
         raise _bad(

@@ -19,7 +19,7 @@ from torch import Tensor
 from eighteen.base.errors import RecipeError
 from eighteen.base.order import uniform
 from eighteen.base.recipe import Augment
-from eighteen.data.draws import parameters
+from eighteen.data.draws import pairs, parameters
 from eighteen.data.maker import Batch
 
 Fill = Literal["zero", "reflect"]
@@ -38,7 +38,7 @@ def augment(
 
     translate, then rotate/scale/shear (what comes into view is black, or reflected) -> brightness and contrast,
     normalise -> cutout, erase (with the mean colour) -> mixup or cutmix of samples 2i and 2i + 1; where both are on,
-    each pair has an even chance of either.
+    each pair has an even chance of either. The partner of a bad sample stays as it is; all others keep theirs.
 
     mean, std: of pixels in [0, 1], one a channel
     returns images [N, C, H, W] float32 channels_last, and labels [N] int64 or, with mixup or cutmix, [N, num_classes]
@@ -47,7 +47,9 @@ def augment(
     """
     images, targets = batch.images, batch.labels
     visits, ids = batch.visits.numpy(), batch.ids.numpy()
-    drawn = parameters(section, partial(uniform, seed, visits, ids), *images.shape[2:])
+    places = None if batch.places is None else batch.places.numpy()
+    drawn = parameters(section, partial(uniform, seed, visits, ids), *images.shape[2:], places=places)
+    partners = None if places is None else torch.from_numpy(pairs(places)).to(images.device)
     moved = _moved(drawn, images.device)
     if "translate" in moved:
         images = translate(images, moved["translate"].long(), largest=section.translate, fill=section.translate_fill)
@@ -61,11 +63,11 @@ def augment(
         if boxes in moved:
             images = erase(images, moved[boxes])
     if "mixup" in moved:
-        images = mixup(images, moved["mixup"][:, 0])
+        images = mixup(images, moved["mixup"][:, 0], partners)
     if "cutmix" in moved:
-        images = cutmix(images, moved["cutmix"])
+        images = cutmix(images, moved["cutmix"], partners)
     if "kept" in moved:
-        targets = mixed_targets(targets, moved["kept"][:, 0], num_classes)
+        targets = mixed_targets(targets, moved["kept"][:, 0], num_classes, partners)
     return images, targets
 
 
@@ -148,30 +150,31 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
     return _pictures(_rows(images).masked_fill(_inside(boxes, images), 0), images.shape[1])
 
 
-def mixup(images: Tensor, kept: Tensor) -> Tensor:
+def mixup(images: Tensor, kept: Tensor, partners: Tensor | None = None) -> Tensor:
     """Blend samples 2i and 2i + 1, each keeping its share of itself (Zhang et al. 2018, arXiv 1710.09412); an odd last
     one stays as it is.
 
-    images: [N, C, H, W] float      kept: [N] float in [0, 1]
+    images: [N, C, H, W] float      kept: [N] float in [0, 1]      partners: [N] int64, where they are others
     """
-    return torch.lerp(images[_partners(images)], images, kept[:, None, None, None])
+    return torch.lerp(images[_partners(images, partners)], images, kept[:, None, None, None])
 
 
-def cutmix(images: Tensor, boxes: Tensor) -> Tensor:
+def cutmix(images: Tensor, boxes: Tensor, partners: Tensor | None = None) -> Tensor:
     """Exchange a box between samples 2i and 2i + 1 (Yun et al. 2019, arXiv 1905.04899); an odd last one stays as it is.
 
     images: [N, C, H, W] float      boxes: [N, 4] top, left, bottom, right in pixels, the same for both of a pair
+    partners: [N] int64, where they are others
     """
     rows = _rows(images)
-    return _pictures(torch.where(_inside(boxes, images), rows[_partners(images)], rows), images.shape[1])
+    return _pictures(torch.where(_inside(boxes, images), rows[_partners(images, partners)], rows), images.shape[1])
 
 
-def mixed_targets(labels: Tensor, kept: Tensor, num_classes: int) -> Tensor:
+def mixed_targets(labels: Tensor, kept: Tensor, num_classes: int, partners: Tensor | None = None) -> Tensor:
     """labels: [N] int64, kept: [N] float32, the share of a sample's own label -> [N, num_classes] float32, the rest its
     partner's; rows sum to 1.
     """
     classes = torch.arange(num_classes, device=labels.device)
-    own, other = ((label[:, None] == classes).float() for label in (labels, labels[_partners(labels)]))
+    own, other = ((label[:, None] == classes).float() for label in (labels, labels[_partners(labels, partners)]))
     return torch.lerp(other, own, kept[:, None])
 
 
@@ -220,8 +223,10 @@ def _inside(boxes: Tensor, images: Tensor) -> Tensor:
     return ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :]
 
 
-def _partners(batch: Tensor) -> Tensor:
-    """0 <-> 1, 2 <-> 3 ...; an odd last one is its own."""
+def _partners(batch: Tensor, partners: Tensor | None) -> Tensor:
+    """0 <-> 1, 2 <-> 3 ...; an odd last one is its own; or the ``partners`` that are given."""
+    if partners is not None:
+        return partners
     every = torch.arange(len(batch), device=batch.device)
     return (every ^ 1).clamp_(max=len(batch) - 1)
 

@@ -7,7 +7,6 @@ index says; JPEGs decode; tar members lie where the index points. Nothing stops 
 from __future__ import annotations
 
 import os
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -21,10 +20,20 @@ from numpy.typing import NDArray
 from eighteen.base.errors import DataError
 from eighteen.base.hardware import num_cpus
 from eighteen.data import workers
-from eighteen.data.dataset import ROWS, Origins, index_problem, read_facts, stored_files, stored_from
+from eighteen.data.dataset import (
+    ROWS,
+    Origins,
+    check_facts,
+    index_problem,
+    pixels_problem,
+    read_facts,
+    stored_files,
+    stored_from,
+)
 from eighteen.data.index import open_index
+from eighteen.data.npy import open_mapped
 from eighteen.data.pictures import Unreadable, decode
-from eighteen.data.shards import RAW_HEADER, Stored, crc32c, sha256_of
+from eighteen.data.shards import Stored, crc32c, sha256_of, tar_members
 
 Progress = Callable[[int, int, int], object]  # files done, of how many, bytes verified
 
@@ -101,9 +110,10 @@ def check(
     started, root = time.monotonic(), Path(path)
     facts = read_facts(root)
     try:
+        check_facts(facts)
         files, todo = stored_files(facts), _jobs(root, facts)
         num_samples = {name: int(split["samples"]) for name, split in facts["splits"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"check {root}",
             got=f"{type(error).__name__} {error} in dataset.json",
@@ -165,7 +175,7 @@ def _check_file(job: _Job) -> list[Problem]:
 def _check_sources(job: _Job) -> Iterator[Problem]:
     try:
         num_lines = len(Origins(job.root / job.stored.name).all)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield Problem(job.stored.name, f"not JSON lines: {error}")
         return
     if num_lines != job.split["samples"]:
@@ -204,15 +214,16 @@ def _check_shard(job: _Job) -> Iterator[Problem]:
 def _origin(origins: Origins, sample: int) -> str | None:
     try:
         return origins(sample)
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, LookupError, RecursionError):
         return None
 
 
 def _sample_faults(job: _Job, index: NDArray[np.void], samples: NDArray[np.int64]) -> Iterator[tuple[int, str]]:
     with (job.root / job.stored.name).open("rb") as file:
+        num_bytes = job.stored.num_bytes
         for sample in samples.tolist():
             row = index[sample]
-            content = os.pread(file.fileno(), min(int(row["length"]), job.stored.num_bytes), int(row["offset"]))
+            content = os.pread(file.fileno(), min(int(row["length"]), num_bytes), min(int(row["offset"]), num_bytes))
             if len(content) != row["length"]:
                 yield sample, f"{len(content):,} of {row['length']:,} bytes: the shard ends too early"
             elif crc32c(content) != row["crc32c"]:
@@ -231,12 +242,9 @@ def _jpeg_fault(content: bytes, width: int, height: int) -> str | None:
 
 def _tar_faults(job: _Job, index: NDArray[np.void], samples: NDArray[np.int64]) -> Iterator[tuple[int | None, str]]:
     """What a reader of the tar would see, against what a reader of the index sees."""
-    members: dict[str, tuple[int, int]] = {}
-    try:
-        with tarfile.open(job.root / job.stored.name, "r:") as tar:
-            members.update((member.name, (member.offset_data, member.size)) for member in tar)
-    except tarfile.TarError as error:
-        yield None, f"not a whole tar: {error}"
+    members, fault = tar_members(job.root / job.stored.name)
+    if fault:
+        yield None, fault
     with (job.root / job.stored.name).open("rb") as file:
         for sample in samples.tolist():
             row = index[sample]
@@ -252,14 +260,11 @@ def _tar_faults(job: _Job, index: NDArray[np.void], samples: NDArray[np.int64]) 
 def _raw_faults(job: _Job, index: NDArray[np.void]) -> Iterator[tuple[int | None, str]]:
     """Whether the array is [N, H, W, C] as the index has it, one sample behind the other."""
     try:
-        shape = np.load(job.root / job.stored.name, mmap_mode="r", allow_pickle=False).shape
+        problem = pixels_problem(open_mapped(job.root / job.stored.name), index)
     except (OSError, ValueError) as error:
-        yield None, f"not a raw array: {error}"
-        return
-    length = int(np.prod(shape[1:]))
-    expected = RAW_HEADER + np.arange(len(index), dtype=np.uint64) * np.uint64(length)
-    if shape[0] != len(index) or (index["offset"] != expected).any() or (index["length"] != length).any():
-        yield None, f"an array of {shape} that the index does not fit"
+        problem = f"not a raw array: {error}"
+    if problem:
+        yield None, problem
 
 
 _CONTENT: Mapping[str, Callable[[_Job], Iterator[Problem]]] = {

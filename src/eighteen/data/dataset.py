@@ -11,27 +11,34 @@ import errno
 import hashlib
 import json
 import os
+import re
+import stat
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError, MachineError
-from eighteen.data.index import INDEX_DTYPE, open_index
+from eighteen.data.index import INDEX_DTYPE, MAX_BYTES, MAX_PIXELS, open_index
+from eighteen.data.listing import SPLITS, some
+from eighteen.data.npy import open_mapped
 from eighteen.data.rows import Rows, open_rows
-from eighteen.data.shards import Stored, crc32c, sha256_of
+from eighteen.data.shards import RAW_HEADER, Stored, crc32c, sha256_of
 
 FACTS = "dataset.json"
 WORK = ".pack"  # what a pack that is under way remembers
 ROWS = ("rows", "places")  # files that a rendition may have, see ``Rows``
 FORMAT = "eighteen"
 VERSION = 1
+MAX_FACTS = 256 * 2**20  # bytes of dataset.json: a million classes take a tenth of it
+KEYS = {"format", "version", "classes", "channels", "mean", "std", "splits", "bad", "duplicates", "made"}
+WRONG_BYTES = "bytes that do not match their checksum"  # of a sample, as messages say it
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +54,7 @@ class Rendition:
     clean: bool = False  # no JPEG in it makes libjpeg-turbo warn
     rows: Rows | None = None  # of its JPEGs, where they are known
     in_memory: bool = False  # its pixels are nobody else's: never read from a file, never verified
+    name: str = "full"
     _files: dict[int, int] = field(init=False, repr=False, default_factory=dict)
     _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -73,7 +81,7 @@ class Rendition:
         if len(content) != length:
             raise self.broken(sample, f"{len(content)} of {length} bytes: the shard ends too early")
         if crc32c(content) != row["crc32c"]:
-            raise self.broken(sample, "bytes that do not match their checksum")
+            raise self.broken(sample, WRONG_BYTES)
         return content
 
     def read_raw(self, sample: int) -> NDArray[np.uint8]:
@@ -84,15 +92,26 @@ class Rendition:
         return np.frombuffer(self.read(sample), np.uint8).reshape(self.pixels.shape[1:])
 
     @cached_property
-    def verified_pixels(self) -> NDArray[np.uint8]:
-        """``pixels``, all verified when they are first asked for; DataError as ``read`` raises it."""
+    def faulty(self) -> frozenset[int]:
+        """The samples whose ``pixels`` are not those that were packed: all are verified when it is first asked for."""
         assert self.pixels is not None, "only raw renditions have pixels"
         if self.in_memory:
-            return self.pixels
-        for sample, expected in enumerate(self.index["crc32c"].tolist()):
-            if crc32c(self.pixels[sample]) != expected:
-                raise self.broken(sample, "bytes that do not match their checksum")
-        return self.pixels
+            return frozenset()
+        sums = enumerate(self.index["crc32c"].tolist())
+        return frozenset(sample for sample, expected in sums if crc32c(self.pixels[sample]) != expected)
+
+    def called(self, sample: int) -> str:
+        """A sample, as messages name it: with its shard, and where it came from as far as that can be read."""
+        shard = self.shards[self.index[sample]["shard"]]
+        source = self.origin(sample)
+        return f"sample {sample} of {shard} in {self.root}" + (f" (from {source!r})" if source is not None else "")
+
+    def origin(self, sample: int) -> str | None:
+        """Where a sample came from, if that can be read."""
+        try:
+            return self.source(sample)
+        except (OSError, ValueError, LookupError, RecursionError):
+            return None
 
     def files(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
         """The open files that hold these samples: [N] -> [N] descriptors, open as long as this object lives.
@@ -117,9 +136,8 @@ class Rendition:
 
     def broken(self, sample: int, got: str) -> DataError:
         """What to raise where the bytes of a sample are not there, or not those that were packed."""
-        shard = self.shards[self.index[sample]["shard"]]
         return DataError(
-            f"read sample {sample} of {shard} in {self.root} (from {self.source(sample)!r})",
+            f"read {self.called(sample)}",
             got=got,
             need="the bytes that were packed",
             hint=f"eighteen check {self.root}, then restore the shard or pack again with --force",
@@ -175,6 +193,7 @@ def open(path: str | os.PathLike[str]) -> Dataset:
     root = Path(path)
     facts = read_facts(root)
     try:
+        check_facts(facts)
         for stored in stored_files(facts):
             _check_length(root, stored)
         splits = {
@@ -190,28 +209,60 @@ def open(path: str | os.PathLike[str]) -> Dataset:
             made=facts["made"],
             digest=_digest(facts),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except DataError:
+        raise
+    except (LookupError, TypeError, AttributeError) as error:
         raise _broken_facts(root, f"{type(error).__name__} {error} in what it says") from error
+    except (ValueError, OverflowError) as error:
+        raise _broken_facts(root, str(error)) from error
+
+
+def sealed(facts: Mapping[str, Any]) -> str:
+    """The text of dataset.json: the facts, and a digest of all the rest of the text."""
+    text = json.dumps({**facts, "digest": ""}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    head, key, tail = text.rpartition(_DIGEST)
+    return head + key + hashlib.sha256(text.encode()).hexdigest() + tail
+
+
+_DIGEST = '"digest": "'
+
+
+def _is_sealed(text: str, facts: Mapping[str, Any]) -> bool:
+    """Whether the text is as it was written. Datasets of before there was a digest have nothing beyond ``KEYS``."""
+    if "digest" not in facts:
+        return set(facts) <= KEYS
+    head, key, tail = text.rpartition(_DIGEST)
+    return tail[:64] == hashlib.sha256((head + key + tail[64:]).encode()).hexdigest()
 
 
 def read_facts(root: Path) -> dict[str, Any]:
     """What dataset.json says. Raises DataError if it is not there, cannot be read, or is newer than this program."""
     try:
-        facts = json.loads((root / FACTS).read_text(encoding="utf-8"))
+        with (root / FACTS).open("rb") as file:
+            content = file.read(MAX_FACTS + 1)
+        if len(content) > MAX_FACTS:
+            raise _broken_facts(root, f"more than {MAX_FACTS:,} bytes")
+        text = content.decode()
+        facts = json.loads(text)
+    except DataError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise _not_a_dataset(root) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _broken_facts(root, str(error)) from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("version"), int):
         raise _broken_facts(root, "something that eighteen did not write")
     if facts["version"] > VERSION:
-        maker = facts.get("made", {}).get("eighteen", "?")
+        made = facts.get("made")
+        maker = made.get("eighteen", "?") if isinstance(made, dict) else "?"
         raise DataError(
             f"open {root}",
             got=f"format version {facts['version']}: made by a newer eighteen ({maker})",
             need=f"format version {VERSION} or older",
             hint="pip install --upgrade eighteen",
         )
+    if not _is_sealed(text, facts):
+        raise _broken_facts(root, "a text that does not match its own digest")
     return facts
 
 
@@ -226,7 +277,30 @@ def stored_files(facts: Mapping[str, Any]) -> list[Stored]:
 
 
 def stored_from(one: Mapping[str, Any]) -> Stored:
+    """A file of dataset.json; ValueError if it lies elsewhere than in the dataset."""
+    path = PurePosixPath(one["file"])
+    if path.is_absolute() or ".." in path.parts or "\0" in one["file"] or not path.parts:
+        raise ValueError(f"the file {one['file']!r}, which is not inside the dataset")
     return Stored(one["file"], one["bytes"], one["sha256"])
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Raise ValueError, TypeError or KeyError for what no pack writes."""
+    classes, channels, splits = facts["classes"], facts["channels"], facts["splits"]
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise ValueError("classes that are not different names")
+    if channels not in (1, 3) or not all(len(facts[name]) == channels for name in ("mean", "std")):
+        raise ValueError(f"{channels!r} channels, and means and stds that do not fit them")
+    if not all(0 <= value <= 1 for name in ("mean", "std") for value in facts[name]):
+        raise ValueError("means and stds outside [0, 1]")
+    if "train" not in splits or not set(splits) <= set(SPLITS):
+        raise ValueError(f"the splits {some([*splits])}")
+    for split in splits.values():
+        renditions = split["renditions"]
+        if type(split["samples"]) is not int or not all(re.fullmatch(r"full|[0-9]+", name) for name in renditions):
+            raise ValueError(f"{split['samples']!r} samples, the renditions {some([*renditions])}")
+        if any(one["kind"] not in ("jpeg", "raw") for one in renditions.values()):
+            raise ValueError("renditions that are neither jpeg nor raw")
 
 
 def _digest(facts: Mapping[str, Any]) -> str:
@@ -244,9 +318,12 @@ def _but_rows(rendition: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_length(root: Path, stored: Stored) -> None:
     try:
-        num_bytes = (root / stored.name).stat().st_size
+        facts = (root / stored.name).stat()
     except OSError as error:
         raise _wrong_file(root, stored.name, error.strerror or str(error)) from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise _wrong_file(root, stored.name, "no regular file")
+    num_bytes = facts.st_size
     if num_bytes != stored.num_bytes:
         raise _wrong_file(root, stored.name, f"{num_bytes:,} of {stored.num_bytes:,} bytes")
 
@@ -254,7 +331,7 @@ def _check_length(root: Path, stored: Stored) -> None:
 def _open_split(root: Path, name: str, facts: Mapping[str, Any], num_classes: int) -> Split:
     origins = Origins(root / facts["sources"]["file"])
     renditions = {
-        key: _open_rendition(root, one, origins, num_samples=facts["samples"], num_classes=num_classes)
+        key: _open_rendition(root, key, one, origins, num_samples=facts["samples"], num_classes=num_classes)
         for key, one in facts["renditions"].items()
     }
     labels = np.ascontiguousarray(renditions["full"].index["label"])
@@ -262,7 +339,7 @@ def _open_split(root: Path, name: str, facts: Mapping[str, Any], num_classes: in
 
 
 def _open_rendition(
-    root: Path, facts: Mapping[str, Any], origins: Origins, *, num_samples: int, num_classes: int
+    root: Path, key: str, facts: Mapping[str, Any], origins: Origins, *, num_samples: int, num_classes: int
 ) -> Rendition:
     name, shards = facts["index"]["file"], [stored_from(one) for one in facts["shards"]]
     index = open_index(root / name)
@@ -272,12 +349,35 @@ def _open_rendition(
         raise _wrong_file(root, name, "an index that does not match the one that was written")
     if problem := index_problem(index, shards, num_classes):
         raise _wrong_file(root, name, problem)
-    pixels = np.load(root / shards[0].name, mmap_mode="r", allow_pickle=False) if facts["kind"] == "raw" else None
+    pixels = _open_pixels(root, shards[0].name, index) if facts["kind"] == "raw" else None
     rows = None
     if all(key in facts for key in ROWS):
         rows = open_rows(*(root / facts[key]["file"] for key in ROWS), num_samples=num_samples)
     names = tuple(stored.name for stored in shards)
-    return Rendition(facts["kind"], index, root, names, pixels, origins, facts.get("clean", False), rows)
+    return Rendition(facts["kind"], index, root, names, pixels, origins, facts.get("clean", False), rows, name=key)
+
+
+def _open_pixels(root: Path, name: str, index: NDArray[np.void]) -> NDArray[np.uint8]:
+    try:
+        pixels = open_mapped(root / name)
+    except (OSError, ValueError) as error:
+        raise _wrong_file(root, name, str(error)) from error
+    if problem := pixels_problem(pixels, index):
+        raise _wrong_file(root, name, problem)
+    return pixels
+
+
+def pixels_problem(pixels: NDArray[Any], index: NDArray[np.void]) -> str | None:
+    """Where the index of a raw rendition and its array contradict each other; None if nowhere."""
+    is_plain = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.flags.c_contiguous
+    if is_plain and len(pixels) == len(index):
+        _, height, width, channels = pixels.shape
+        length = height * width * channels
+        places = RAW_HEADER + np.arange(len(index), dtype=np.uint64) * np.uint64(length)
+        sizes = {"width": width, "height": height, "length": length, "offset": places, "shard": 0}
+        if channels in (1, 3) and all((index[name] == value).all() for name, value in sizes.items()):
+            return None
+    return f"an array of {pixels.shape} that the index does not fit"
 
 
 def index_problem(index: NDArray[np.void], shards: Sequence[Stored], num_classes: int) -> str | None:
@@ -288,8 +388,14 @@ def index_problem(index: NDArray[np.void], shards: Sequence[Stored], num_classes
     if index["shard"].max() >= len(shards):
         return f"shard {index['shard'].max()} of {len(shards)}"
     lengths = np.array([stored.num_bytes for stored in shards], np.uint64)
-    if (index["offset"] + index["length"] > lengths[index["shard"]]).any():
+    room = lengths[index["shard"]]
+    if (index["length"] > room).any() or (index["offset"] > room - index["length"]).any():
         return "samples beyond the end of their shard"
+    sides = index["width"].astype(np.uint64), index["height"].astype(np.uint64)
+    if min(side.min() for side in sides) < 1 or (sides[0] * sides[1]).max() > MAX_PIXELS:
+        return "pictures of no pixels, or of too many"
+    if index["length"].max() > MAX_BYTES:
+        return f"samples of more than {MAX_BYTES:,} bytes"
     if index["label"].min() < 0 or index["label"].max() >= num_classes:
         return f"labels from {index['label'].min()} to {index['label'].max()} for {num_classes} classes"
     return None

@@ -5,6 +5,7 @@ There are two that do the same: ``native``, fast, and ``reference``, slow and ob
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -34,14 +35,29 @@ class Slow(NamedTuple):
     seconds: float
 
 
+class Filled(NamedTuple):
+    """A batch that has been filled, but for the samples that could not be read or decoded.
+
+    bad: place in the batch -> the DataError that names shard and sample; what lies there in the batch means nothing
+    """
+
+    timings: Timings
+    bad: Mapping[int, DataError]
+
+    def whole(self) -> Timings:
+        """The timings of a batch without bad samples; raises the DataError of the first one otherwise."""
+        for place in sorted(self.bad):
+            raise self.bad[place]
+        return self.timings
+
+
 class Pending(Protocol):
     """A batch that is being filled."""
 
-    def result(self) -> Timings:
-        """Wait until it is filled.
+    def result(self) -> Filled:
+        """Wait until it is filled; by then no thread writes to the batch any more.
 
-        raises DataError with shard and sample if one cannot be read or decoded, CancelledError after ``cancel``; by
-        then no thread writes to the batch any more
+        raises CancelledError after ``cancel``, MachineError if memory was short
         """
         ...
 
@@ -77,9 +93,8 @@ class Decoder(Protocol):
 
 
 def undecodable(rendition: Rendition, sample: int, got: str) -> DataError:
-    shard = rendition.shards[rendition.index[sample]["shard"]]
     return DataError(
-        f"decode sample {sample} of {shard} in {rendition.root} (from {rendition.source(sample)!r})",
+        f"decode {rendition.called(sample)}",
         got=got,
         need="a whole picture",
         hint=f"eighteen check {rendition.root}, then pack again without this picture",

@@ -22,8 +22,12 @@ Draw = Callable[[Stream], Floats]  # -> [N] in [0, 1)
 ERASE_RATIO = 3.3  # erased boxes are at most so many times as high as wide, or as wide as high
 
 
-def parameters(section: Augment, draw: Draw, height: int, width: int) -> dict[str, Floats]:
+def parameters(
+    section: Augment, draw: Draw, height: int, width: int, places: NDArray[np.int64] | None = None
+) -> dict[str, Floats]:
     """The parameters of each operation that is on, for pictures of height x width: [N, k] each.
+
+    places: [N], see ``pairs``; None where no sample is missing
 
     translate: down, right in pixels      affine: 2 x 3 matrix, row by row      colour: factors of brightness, contrast
     cutout, erase, cutmix: top, left, bottom, right in pixels, the last two exclusive
@@ -44,7 +48,7 @@ def parameters(section: Augment, draw: Draw, height: int, width: int) -> dict[st
     if section.erase:
         drawn["erase"] = _erase_boxes(section, draw, height, width)
     if section.mixup or section.cutmix:
-        drawn |= _mix(section, draw, height, width)
+        drawn |= _mix(section, draw, height, width, places)
     return drawn
 
 
@@ -105,12 +109,23 @@ def _erase_boxes(section: Augment, draw: Draw, height: int, width: int) -> Float
     return _clipped(top, left, bottom, left + wide, height, width)
 
 
-def _mix(section: Augment, draw: Draw, height: int, width: int) -> dict[str, Floats]:
+def pairs(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Who is mixed with whom: 2i with 2i + 1; one without a partner with itself.
+
+    places: [N], rising: where each sample would be if none were missing -> [N]: the row of its partner
+    """
+    rows = np.searchsorted(places, places ^ 1)
+    found = places[np.minimum(rows, len(places) - 1)] == places ^ 1 if len(places) else rows.astype(bool)
+    return np.where(found, rows, np.arange(len(places)))
+
+
+def _mix(section: Augment, draw: Draw, height: int, width: int, places: NDArray[np.int64] | None) -> dict[str, Floats]:
     """What mixup and cutmix need: both samples of a pair use the numbers of the first; a pair that has the one is left
     alone by the other.
     """
     coin, share, y, x = (draw(stream) for stream in (Stream.MIX, Stream.MIX_SHARE, Stream.MIX_Y, Stream.MIX_X))
-    first = np.arange(len(coin)) // 2 * 2
+    every = np.arange(len(coin))
+    first = every // 2 * 2 if places is None else np.minimum(every, pairs(places))
     coin, share, y, x = coin[first], share[first], y[first], x[first]
     by_cutmix = coin < (0.5 if section.mixup else 1.0) if section.cutmix else np.zeros(len(coin), bool)
     drawn, kept = {}, np.ones(len(coin))

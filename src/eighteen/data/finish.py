@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError
-from eighteen.base.files import write_atomic, write_json
-from eighteen.data.dataset import FACTS, FORMAT, VERSION, Origins, Rendition
+from eighteen.base.files import write_atomic
+from eighteen.data.dataset import FACTS, FORMAT, VERSION, Origins, Rendition, sealed
 from eighteen.data.index import save_array, save_index
 from eighteen.data.moments import moments
+from eighteen.data.npy import open_mapped
 from eighteen.data.parts import Part
 from eighteen.data.plan import Plan
 from eighteen.data.report import BAD, BAD_COLUMNS, DUPLICATE_COLUMNS, DUPLICATES
@@ -53,7 +54,7 @@ def finish(root: Path, plan: Plan, parts: Parts, *, threads: int) -> None:
         "duplicates": _facts(duplicates),
         "made": _made(plan, parts),
     }
-    write_json(root / FACTS, facts)
+    write_atomic(root / FACTS, sealed(facts))
 
 
 def _made(plan: Plan, parts: Parts) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _index(parts: Sequence[Part], rendition: str) -> NDArray[np.void]:
 def _train(root: Path, plan: Plan, parts: Sequence[Part]) -> Rendition:
     """train at full size, as ``dataset.open`` would open it."""
     shards = tuple(part.shards["full"].name for part in parts)
-    pixels = np.load(root / shards[0], mmap_mode="r", allow_pickle=False) if plan.sample_shape else None
+    pixels = open_mapped(root / shards[0]) if plan.sample_shape else None
     origins = Origins(root / "train" / "sources.jsonl")
     return Rendition("raw" if plan.sample_shape else "jpeg", _index(parts, "full"), root, shards, pixels, origins)
 

@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError
 from eighteen.base.files import write_atomic
+from eighteen.data.npy import open_mapped
+
+# What a picture may have at most, as in native/picture.cpp.
+MAX_PIXELS = 100_000_000  # 400 MB decoded: Pillow takes 4 bytes a pixel
+MAX_BYTES = 512 * 2**20  # of its file
 
 INDEX_DTYPE = np.dtype(
     [
@@ -45,8 +50,8 @@ def save_array(path: Path, array: NDArray[np.void]) -> bytes:
 def open_index(path: Path) -> NDArray[np.void]:
     """The index at ``path``: [N] of INDEX_DTYPE, mapped. Raises DataError if the file holds anything else."""
     try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        index = open_mapped(path)
+    except (OSError, ValueError) as error:
         raise _not_an_index(path, str(error)) from error
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise _not_an_index(path, f"an array of {index.dtype}, {index.ndim}-dimensional")

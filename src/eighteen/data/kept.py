@@ -7,7 +7,7 @@ mapped with them. ``in_host_memory`` they become a raw rendition, which any deco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -135,6 +135,7 @@ class Kept:
     place: Rendition | OnDevice
     asked: NDArray[np.bool_]  # [N]: which are there, or on their way
     num_stored: int = 0  # in host memory
+    bad: set[int] = field(default_factory=set)  # those of the samples that turned out so
 
     @property
     def where(self) -> Literal["host", "device"]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eighteen.base.errors import RecipeError, Stalled, did_you_mean
+from eighteen.base.errors import DataError, RecipeError, Stalled, did_you_mean
 from eighteen.base.hardware import available_bytes, num_cpus
 from eighteen.base.order import Order
 from eighteen.base.recipe import Augment, Eval
@@ -28,6 +28,7 @@ from eighteen.data.dataset import Rendition, Split
 from eighteen.data.kept import Kept, Memory, Setting, keep
 from eighteen.data.maker import Batch, BatchMaker, Cut, Sending
 from eighteen.data.prefetch import Ahead
+from eighteen.data.tolerance import OnBad, refuse
 
 STEPS_TOGETHER = 8  # whose boxes and flips are drawn at once: one call of numpy takes as long for few as for many
 
@@ -35,8 +36,10 @@ STEPS_TOGETHER = 8  # whose boxes and flips are drawn at once: one call of numpy
 class TrainLoader:
     """Iterates over (Step, Batch) from step ``start`` to the end of the schedule.
 
-    Use it as a context manager: leaving it ends its threads. A failure in any thread is raised by ``next`` as it was:
-    for a damaged sample a DataError that names shard and sample.
+    Use it as a context manager: leaving it ends its threads. A failure in any thread is raised by ``next`` as it was.
+
+    on_bad: called with each bad sample by ``next``, which raises what it raises; by default a DataError that names
+        shard and sample. If it returns, the sample is left out of its batches; one of which nothing is left is an error
 
     augment: flip, min_ratio and max_ratio are done here, all else on the device by ``augment``      channels: 1 or 3
     rendition: a name, or "auto": the smallest that suffices, see ``choose_rendition``
@@ -72,6 +75,8 @@ class TrainLoader:
         self._prefetch, self._patience_s = prefetch, patience_s
         self._ahead: Ahead[tuple[Step, Sending]] | None = None
         self._reported_wait_s = 0.0
+        self.on_bad: OnBad = refuse
+        self._failure: DataError | None = None
 
     def __enter__(self) -> Self:
         patience = {"patience_s": self._patience_s, "late": self._stalled}
@@ -88,8 +93,25 @@ class TrainLoader:
 
     def __next__(self) -> tuple[Step, Batch]:
         assert self._ahead is not None, "use it as a context manager: with TrainLoader(...) as loader"
+        if self._failure:
+            raise self._failure
         step, sent = next(self._ahead)
-        return step, sent.receive()
+        batch = sent.receive()
+        if batch.places is not None:
+            self._check(step, batch)
+        return step, batch
+
+    def _check(self, step: Step, batch: Batch) -> None:
+        """What becomes of a batch with bad samples."""
+        try:
+            for bad in batch.bad:
+                self.on_bad(bad)
+        except DataError as error:
+            self._failure = error
+            raise
+        if not len(batch.ids):
+            got, hint = "samples that are all bad", "eighteen check the dataset; bad.csv lists them"
+            raise DataError(f"make this rank's batch of step {step.number}", got=got, need="a sound one", hint=hint)
 
     def waits(self) -> dict[str, float]:
         """Seconds since the last call: read_s, verify_s, decode_s and resize_s (summed over threads), copy_s, and
@@ -188,12 +210,15 @@ def eval_batches(
     channels: int,
     num_threads: int | None = None,
     rendition: str = "auto",
+    on_bad: OnBad = refuse,
 ) -> Generator[Batch, None, None]:
     """This rank's batches of a split: central crops, every sample exactly once over all ranks.
 
     Batches are the same at any world size, and rank r takes batches r, r + size ...; so a rank may have none. With
     ``settings.rect`` a batch holds pictures of like aspect ratio and is cropped to their mean: short side ``size``,
     both sides rounded to multiples of 32, at most twice as long as short.
+
+    on_bad: as of ``TrainLoader``; a batch of which nothing is left is none
     """
     stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
     maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
@@ -201,7 +226,11 @@ def eval_batches(
     ahead = Ahead(maker.make(cuts), depth=2)
     try:
         for sent in ahead:
-            yield sent.receive()
+            batch = sent.receive()
+            for bad in batch.bad:
+                on_bad(bad)
+            if len(batch.ids):
+                yield batch
     finally:
         maker.cancel()
         ahead.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
@@ -18,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eighteen.base.errors import DataError
 from eighteen.data.dataset import Rendition, Split
 from eighteen.data.decoder import Pending, Slow, Timings
 from eighteen.data.decoding import decoder
 from eighteen.data.kept import Kept, OnDevice
 from eighteen.data.prefetch import Sent, Slot, Transfer
+from eighteen.data.tolerance import Bad
 from eighteen.data.whole import are_whole, take
 
 IN_WORK = 2  # batches that are decoded at a time, so that no thread idles at the end of one
@@ -34,16 +36,23 @@ class Batch:
 
     images: [N, C, H, W] uint8, channels_last, on the device      labels: [N] int64, on the device
     ids, visits: [N] int64, on the host: which samples, and how often each had been seen before
+    places: [N] int64, on the host: where each would be if no sample were bad; None where none is
+    bad: samples that are left out, those of them that no batch before has named
     """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
     visits: Tensor
+    places: Tensor | None = None
+    bad: tuple[Bad, ...] = ()
 
 
 class Cut(NamedTuple):
-    """What a batch is made of: N samples of a rendition, their boxes and flips, and the size they are brought to."""
+    """What a batch is made of: N samples of a rendition, their boxes and flips, and the size they are brought to.
+
+    places: where each was before bad samples were left out; None where none was
+    """
 
     rendition: Rendition
     samples: NDArray[np.int64]
@@ -53,6 +62,14 @@ class Cut(NamedTuple):
     width: int
     height: int
     kept: Kept | None
+    places: NDArray[np.int64] | None = None
+
+    def sound(self, is_sound: NDArray[np.bool_]) -> Cut:
+        """Those of the samples for which it is true."""
+        places = np.arange(len(self.samples)) if self.places is None else self.places
+        parts = (self.samples, self.visits, self.boxes, self.flips, places)
+        samples, visits, boxes, flips, places = (part[is_sound] for part in parts)
+        return self._replace(samples=samples, visits=visits, boxes=boxes, flips=flips, places=places)
 
 
 class Sending(Protocol):
@@ -69,7 +86,7 @@ class BatchMaker:
 
     def __init__(self, split: Split, device: torch.device, channels: int, num_threads: int) -> None:
         self.stages = _Stages()
-        self._labels, self._channels = split.labels, channels
+        self._split, self._labels, self._channels = split.name, split.labels, channels
         self._transfer = Transfer(device, num_slots=IN_WORK + 1)
         self._decoder = decoder(num_threads)
 
@@ -100,26 +117,39 @@ class BatchMaker:
             return self._fill(_from_kept(cut, kept, kept.place))
         return self._fill(_lacking(cut, kept), then=cut)
 
-    def _fill(self, cut: Cut, then: Cut | None = None) -> _Filling:
+    def _fill(self, cut: Cut, then: Cut | None = None, bad: tuple[Bad, ...] = ()) -> _Filling:
         began = perf_counter()
         slot = self._transfer.slot((len(cut.samples), cut.height, cut.width, self._channels))
         self.stages.add(copy_s=perf_counter() - began)
         out = slot.images.numpy()
         if are_whole(cut.rendition, cut.boxes, out):
-            return _Filling(cut, slot, take(cut.rendition, cut.samples, cut.flips, out), then)
-        return _Filling(cut, slot, self._decoder.start(cut.rendition, cut.samples, cut.boxes, cut.flips, out), then)
+            return _Filling(cut, slot, take(cut.rendition, cut.samples, cut.flips, out), then, bad)
+        pending = self._decoder.start(cut.rendition, cut.samples, cut.boxes, cut.flips, out)
+        return _Filling(cut, slot, pending, then, bad)
 
     def _end(self, filling: _Filling) -> Sending:
-        cut, slot, pending, then = filling
-        self.stages.add(**vars(pending.result()))
+        cut, slot, pending, then, bad = filling
+        filled = pending.result()
+        self.stages.add(**vars(filled.timings))
+        if filled.bad:
+            bad += tuple(self._bad(cut, place, error) for place, error in sorted(filled.bad.items()))
         if then is None or then.kept is None:
-            return _Arriving(self._send(slot, cut), cut)
+            if filled.bad:
+                cut, slot = _sound(cut, slot, [*filled.bad])
+            return _Arriving(self._send(slot, cut), cut, bad)
         kept = then.kept
+        kept.bad.update(one.sample for one in bad)
         if isinstance(kept.place, OnDevice):
+            then = _without_bad(then, kept)
             parts = (cut.samples, then.samples, kept.boxes(then.samples, then.boxes), then.flips)
-            return _ArrivingParts(self._send(slot, then, *parts), then, kept.place)
+            return _ArrivingParts(self._send(slot, then, *parts), then, kept.place, bad)
         kept.store(cut.samples, slot.images.numpy())
-        return self._end(self._fill(_from_kept(then, kept, kept.place)))
+        return self._end(self._fill(_from_kept(then, kept, kept.place), bad=bad))
+
+    def _bad(self, cut: Cut, place: int, error: DataError) -> Bad:
+        rendition, sample = cut.rendition, int(cut.samples[place])
+        shard = rendition.shards[rendition.index[sample]["shard"]]
+        return Bad(self._split, rendition.name, shard, sample, rendition.origin(sample) or "", error)
 
     def _send(self, slot: Slot, cut: Cut, *others: NDArray[Any]) -> Sent:
         began = perf_counter()
@@ -135,6 +165,7 @@ class _Filling(NamedTuple):
     slot: Slot
     pending: Pending
     then: Cut | None
+    bad: tuple[Bad, ...] = ()  # that were found before
 
 
 def _lacking(cut: Cut, kept: Kept) -> Cut:
@@ -147,7 +178,25 @@ def _lacking(cut: Cut, kept: Kept) -> Cut:
 
 def _from_kept(cut: Cut, kept: Kept, place: Rendition) -> Cut:
     """The same batch, out of pictures that are kept."""
+    cut = _without_bad(cut, kept)
     return cut._replace(rendition=place, boxes=kept.boxes(cut.samples, cut.boxes), kept=None)
+
+
+def _without_bad(cut: Cut, kept: Kept) -> Cut:
+    if not kept.bad:
+        return cut
+    is_sound = ~np.isin(cut.samples, [*kept.bad])
+    return cut if is_sound.all() else cut.sound(is_sound)
+
+
+def _sound(cut: Cut, slot: Slot, bad: list[int]) -> tuple[Cut, Slot]:
+    """A batch without its bad samples: the rows of the others move up."""
+    is_sound = np.ones(len(cut.samples), bool)
+    is_sound[bad] = False
+    sound = cut.sound(is_sound)
+    images = slot.images[: len(sound.samples)]
+    images.numpy()[...] = slot.images.numpy()[is_sound]
+    return sound, replace(slot, images=images)
 
 
 class _Arriving(NamedTuple):
@@ -155,10 +204,11 @@ class _Arriving(NamedTuple):
 
     sent: Sent
     cut: Cut
+    bad: tuple[Bad, ...]
 
     def receive(self) -> Batch:
         images, labels = self.sent.receive()
-        return _batch(images, labels, self.cut)
+        return _batch(images, labels, self.cut, self.bad)
 
 
 class _ArrivingParts(NamedTuple):
@@ -167,15 +217,19 @@ class _ArrivingParts(NamedTuple):
     sent: Sent
     cut: Cut
     place: OnDevice
+    bad: tuple[Bad, ...]
 
     def receive(self) -> Batch:
         lacking, labels, lacking_ids, ids, boxes, flips = self.sent.receive()
         self.place.pixels[lacking_ids] = lacking
-        return _batch(self.place.crop(ids, boxes, flips, self.cut.height, self.cut.width), labels, self.cut)
+        images = self.place.crop(ids, boxes, flips, self.cut.height, self.cut.width)
+        return _batch(images, labels, self.cut, self.bad)
 
 
-def _batch(images: Tensor, labels: Tensor, cut: Cut) -> Batch:
-    return Batch(images.permute(0, 3, 1, 2), labels, torch.from_numpy(cut.samples), torch.from_numpy(cut.visits))
+def _batch(images: Tensor, labels: Tensor, cut: Cut, bad: tuple[Bad, ...]) -> Batch:
+    places = None if cut.places is None else torch.from_numpy(cut.places)
+    ids, visits = torch.from_numpy(cut.samples), torch.from_numpy(cut.visits)
+    return Batch(images.permute(0, 3, 1, 2), labels, ids, visits, places, bad)
 
 
 class _Stages:

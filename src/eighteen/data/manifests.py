@@ -14,7 +14,9 @@ from pathlib import Path
 
 from eighteen.base.errors import DataError
 from eighteen.data.listing import SPLIT_NAMES, Found, Sources, group_by, listed, some
+from eighteen.data.npy import check_inflation
 
+MAX_ROWS_A_BYTE = 100  # of Parquet: each row names another picture
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -72,12 +74,16 @@ def _parquet(path: Path) -> dict[str, list[str]]:
     import pyarrow.parquet
 
     try:
+        about, num_bytes = pyarrow.parquet.read_metadata(path), path.stat().st_size
+        check_inflation(sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups)), num_bytes)
+        if about.num_rows > MAX_ROWS_A_BYTE * num_bytes:
+            raise ValueError(f"{about.num_rows:,} rows in {num_bytes:,} bytes")
         table = pyarrow.parquet.read_table(path)
         return {
             name: ["" if value is None else str(value) for value in table.column(name).to_pylist()]
             for name in table.column_names
         }
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise _bad(path, str(error), "a Parquet file with the columns path and label", "write it again") from error
 
 

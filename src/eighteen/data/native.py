@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import eighteen.data
-from eighteen.base.errors import MachineError
-from eighteen.data.dataset import Rendition
-from eighteen.data.decoder import Slow, Timings, undecodable
+from eighteen.base.errors import DataError, MachineError
+from eighteen.data.dataset import WRONG_BYTES, Rendition
+from eighteen.data.decoder import Filled, Slow, Timings, undecodable
 from eighteen.data.rows import ROW_DTYPE
 
 INTERFACE = 3  # of native/eighteen.h
@@ -196,23 +196,29 @@ class _Batch:
             raise MemoryError("no memory for a batch")
         under_way.add(self)
 
-    def result(self) -> Timings:
+    def result(self) -> Filled:
         if self not in self._under_way:
             raise CancelledError  # the decoder was closed
         work, message = _Work(), ctypes.create_string_buffer(MESSAGE_BYTES)
         if not self._native.e18_wait(self._decoder, self.handle, ctypes.byref(work), message, MESSAGE_BYTES):
             raise CancelledError  # a thread is stuck in a read, and may still write to this
         self._under_way.discard(self)
-        bad = np.flatnonzero(self._statuses)
-        if len(bad):
-            raise self._failure(int(bad[0]), message.value.decode(errors="replace"))
-        return Timings(*(1e-9 * getattr(work, f"{stage}_ns") for stage in ("read", "verify", "decode", "resize")))
+        timings = Timings(*(1e-9 * getattr(work, f"{stage}_ns") for stage in ("read", "verify", "decode", "resize")))
+        bad = np.flatnonzero(self._statuses).tolist()
+        if not bad:
+            return Filled(timings, {})
+        if (self._statuses == CANCELLED).any():
+            raise CancelledError
+        first = message.value.decode(errors="replace")
+        return Filled(timings, {place: self._failure(place, first if place == bad[0] else None) for place in bad})
 
-    def _failure(self, place: int, message: str) -> Exception:
+    def _failure(self, place: int, message: str | None) -> DataError:
+        """message: what libjpeg-turbo says of it; None if that is not known yet."""
         status, detail = int(self._statuses[place]), int(self._details[place])
         rendition, sample = self.rendition, int(self.samples[place])
-        if status == CANCELLED:
-            return CancelledError()
+        if status == NO_MEMORY:
+            what, hint = f"decode {rendition.called(sample)}", "end other programs, or a smaller batch"
+            raise MachineError(what, got=reason(status, detail, ""), need="room for one picture", hint=hint)
         if status == READ_FAILED:
             return rendition.broken(sample, os.strerror(detail))
         if status == SHORT:
@@ -220,10 +226,22 @@ class _Batch:
                 sample, f"{detail} of {self._wanted['length'][place]} bytes: the shard ends too early"
             )
         if status == CHECKSUM:
-            return rendition.broken(sample, "bytes that do not match their checksum")
+            return rendition.broken(sample, WRONG_BYTES)
         if status == BAD_ROWS:
             return rendition.broken(sample, "rows of blocks that do not match their checksum")
-        return undecodable(rendition, sample, reason(status, detail, message))
+        if message is None and status in (NOT_DECODED, WARNED):
+            message = self._message(place)
+        return undecodable(rendition, sample, reason(status, detail, message or ""))
+
+    def _message(self, place: int) -> str:
+        """What libjpeg-turbo says of a sample: made once more, since the threads keep only the first one's message."""
+        wanted, rendition = self._wanted[place], self.rendition
+        size, out = (int(wanted["width"]), int(wanted["height"])), np.empty(self._out.shape[1:], np.uint8)
+        try:
+            content = rendition.read(int(self.samples[place]))
+        except DataError as error:
+            return error.got
+        return _make(content, wanted["box"].tolist(), size, out, int(wanted["options"]))[1]
 
 
 def described(rendition: Rendition, samples: NDArray[np.int64]) -> NDArray[np.void]:

@@ -177,7 +177,7 @@ def _is_finished(root: Path, plan: Plan, *, force: bool) -> bool:
             need="a new name, an empty folder or a dataset",
             hint=f"eighteen pack {plan.sources.place} {root.with_name(root.name + '.e18')}",
         )
-    (root / WORK).mkdir()
+    (root / WORK).mkdir(exist_ok=True)
     write_json(root / WORK / "plan.json", {"plan": plan.digest})
     return False
 
@@ -190,13 +190,21 @@ def _planned(root: Path) -> str | None:
 
 
 def _clear(root: Path) -> None:
-    """Remove a dataset, finished or not: first what makes it open, then only what a pack writes."""
+    """Remove a dataset, finished or not: first what makes it open, then only what a pack writes.
+
+    The folder of the work comes first and stays: with it what a crash leaves is known to be ours.
+    """
+    (root / WORK).mkdir(exist_ok=True)
+    sync_folder(root)
     (root / FACTS).unlink(missing_ok=True)
     sync_folder(root)
-    for name in (WORK, *SPLITS):
+    for name in SPLITS:
         shutil.rmtree(root / name, ignore_errors=True)
     for name in (BAD, DUPLICATES):
         (root / name).unlink(missing_ok=True)
+    sync_folder(root)  # or old shards would come back under the names of new ones
+    for path in (root / WORK).iterdir():
+        path.unlink()
 
 
 def _check_apart(plan: Plan, root: Path) -> None:
@@ -221,6 +229,7 @@ def _held(root: Path) -> Iterator[None]:
             hint=f"eighteen pack SOURCE {root.with_suffix('.e18')}",
         )
     root.mkdir(parents=True, exist_ok=True)
+    sync_folder(root.parent)
     descriptor = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,7 @@ from eighteen.base.files import write_atomic, write_json
 from eighteen.data import native
 from eighteen.data.dataset import WORK
 from eighteen.data.index import INDEX_DTYPE
+from eighteen.data.npy import read_npz
 from eighteen.data.pictures import Encoded, Prepared, Refused
 from eighteen.data.rows import PLACE_DTYPE, ROW_DTYPE
 from eighteen.data.shards import RawWriter, Stored, TarWriter, crc32c
@@ -166,11 +167,19 @@ def _load(root: Path, split: str, number: int) -> Part | None:
         for stored in shards.values()
     ):
         return None
-    with np.load(memory.with_suffix(".npz"), allow_pickle=False) as arrays:
-        indexes = {name: arrays[f"index-{name}"] for name in shards}
-        rows = {name: (arrays[f"rows-{name}"], arrays[f"places-{name}"]) for name in shards}
-        samples = arrays["samples"]
+    arrays = read_npz(memory.with_suffix(".npz"))
+    indexes = {name: arrays[f"index-{name}"] for name in shards}
+    rows = {name: (arrays[f"rows-{name}"], arrays[f"places-{name}"]) for name in shards}
     refused = [(item, cause) for item, cause in facts["refused"]]
     return Part(
-        split, number, facts["last"], samples, indexes, rows, shards, facts["converted"], refused, facts["clean"]
+        split,
+        number,
+        facts["last"],
+        arrays["samples"],
+        indexes,
+        rows,
+        shards,
+        facts["converted"],
+        refused,
+        facts["clean"],
     )

@@ -18,13 +18,20 @@ import numpy as np
 from PIL import Image
 
 from eighteen.data import native
+from eighteen.data.index import MAX_PIXELS
 from eighteen.data.jpegs import JpegHeader, read_header
 
-MAX_PIXELS = 100_000_000  # 400 MB decoded: Pillow takes 4 bytes a pixel
-MAX_BYTES = 512 * 2**20  # of one file
+MAX_MEMORY = 512 * 2**20  # bytes to decode a picture in
+# What a pixel takes: in Pillow, and beside it in decoders that hold the picture whole.
+PIXEL, BESIDE = 4, {"WEBP": 12, "AVIF": 12, "JPEG2000": 12}
+MAX_SCANS, MAX_PASSES = 100, 10 * MAX_PIXELS  # of a progressive JPEG, as native/jpeg.cpp; scans times pixels
+MIN_SHARE = 512  # pixels of a JPEG that a byte can hold at most: a bit for each block of 64
 MAX_JPEG_SIDE = 65_500  # libjpeg's limit
 # Formats that are pictures only: EPS, for one, is a program, and Pillow would start Ghostscript for it.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+
+ARITHMETIC = 0xC9  # frames of arithmetic coding, in which a block may take less than a bit
+STRIP = 512  # rows that are laid on white together
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -97,6 +104,7 @@ def decode(content: bytes) -> tuple[Image.Image, str | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata; large pictures are refused by _open
         image = _open(content)
+        _check_cost(image, header, content)
         kind = _kind(image, header, content)
         _load(image)
     if header is not None and header.frame in (0xC0, 0xC1) and _is_padded(content, header, image):
@@ -155,6 +163,25 @@ def _open(content: bytes) -> Image.Image:
     if not width or not height:
         raise Unreadable(f"{width} x {height} pixels")
     return image
+
+
+def _check_cost(image: Image.Image, header: JpegHeader | None, content: bytes) -> None:
+    """Refuse what would take more memory or time than pictures of its size do, before either is spent."""
+    pixels, bytes_each = image.width * image.height, PIXEL + BESIDE.get(image.format or "", 0)
+    if image.has_transparency_data:
+        bytes_each += PIXEL
+    if image.format in ("JPEG", "MPO"):
+        if pixels > MIN_SHARE * len(content) and (header is None or header.frame < ARITHMETIC):
+            raise Unreadable("the JPEG's data end before its last block")
+        if header is None or header.frame not in (0xC0, 0xC1):
+            scans = content.count(b"\xff\xda", 0, header.end if header else None)
+            if scans > MAX_SCANS or scans * pixels > MAX_PASSES:
+                raise Unreadable(f"{scans:,} scans of {pixels:,} pixels: a bomb?")
+            bytes_each += 2 * len(image.getbands())  # a progressive one's coefficients
+    if pixels * bytes_each > MAX_MEMORY:
+        raise Unreadable(
+            f"{image.width:,} x {image.height:,} pixels of {bytes_each} bytes, more than {MAX_MEMORY:,} bytes"
+        )
 
 
 def _load(image: Image.Image) -> None:
@@ -219,12 +246,21 @@ def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
         return _to_8_bits(image)
     gray = image.mode in ("1", "L", "LA", "La")
     try:
+        mode = "L" if gray else "RGB"
         if image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        return image.convert("L" if gray else "RGB")
+            return _on_white(image, mode)
+        return image if image.mode == mode else image.convert(mode)
     except (ValueError, OSError) as error:
         raise Unreadable(f"mode {image.mode}: {_reason(error)}") from error
+
+
+def _on_white(image: Image.Image, mode: str) -> Image.Image:
+    """In strips, since each step takes a copy."""
+    laid = Image.new(mode, image.size)
+    for top in range(0, image.height, STRIP):
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height))).convert("RGBA")
+        laid.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert(mode), (0, top))
+    return laid
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -16,8 +16,9 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from eighteen.base.errors import DataError, MachineError
 from eighteen.data.dataset import Rendition
-from eighteen.data.decoder import Slow, Timings, undecodable
+from eighteen.data.decoder import Filled, Slow, Timings, undecodable
 
 ABOUT = f"reference (Pillow {PIL.__version__})"
 CHUNK = 8  # pictures a task: small enough that threads end together, large enough that handing them out costs nothing
@@ -59,15 +60,17 @@ class ReferenceDecoder:
 
 @dataclass(frozen=True)
 class _Batch:
-    tasks: list[Future[Timings]]
+    tasks: list[Future[Filled]]
 
-    def result(self) -> Timings:
+    def result(self) -> Filled:
         try:
-            timings = [task.result() for task in self.tasks]
+            chunks = [task.result() for task in self.tasks]
         except BaseException:
             wait([task for task in self.tasks if not task.cancel()])
             raise
-        return Timings(read_s=sum(one.read_s for one in timings), decode_s=sum(one.decode_s for one in timings))
+        sums = {stage: sum(getattr(chunk.timings, stage) for chunk in chunks) for stage in ("read_s", "decode_s")}
+        bad = {CHUNK * number + place: why for number, one in enumerate(chunks) for place, why in one.bad.items()}
+        return Filled(Timings(**sums), bad)
 
 
 def decode(source: bytes | NDArray[np.uint8], box: list[float], shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -85,23 +88,33 @@ def _decode_chunk(
     boxes: NDArray[np.float32],
     flips: NDArray[np.bool_],
     out: NDArray[np.uint8],
-) -> Timings:
+) -> Filled:
     read_s = decode_s = 0.0
-    for sample, box, flip, target in zip(samples.tolist(), boxes.tolist(), flips.tolist(), out, strict=True):
+    bad: dict[int, DataError] = {}
+    together = zip(samples.tolist(), boxes.tolist(), flips.tolist(), out, strict=True)
+    for place, (sample, box, flip, target) in enumerate(together):
         began = time.perf_counter()
         at[threading.get_ident()] = ("read", rendition, sample, time.monotonic())
-        source = rendition.read(sample) if rendition.pixels is None else rendition.read_raw(sample)
+        try:
+            source = rendition.read(sample) if rendition.pixels is None else rendition.read_raw(sample)
+        except DataError as error:
+            bad[place] = error
+            continue
         read = time.perf_counter()
         at[threading.get_ident()] = ("decode", rendition, sample, time.monotonic())
         try:
             pixels = decode(source, box, target.shape)
+        except MemoryError as error:
+            what, hint = f"decode {rendition.called(sample)}", "end other programs, or a smaller batch"
+            raise MachineError(what, got="not enough memory", need="room for one picture", hint=hint) from error
         except Exception as error:  # Pillow raises many kinds; whichever, the sample is to blame
-            raise undecodable(rendition, sample, f"{type(error).__name__}: {error}") from error
+            bad[place] = undecodable(rendition, sample, f"{type(error).__name__}: {error}")
+            continue
         target[...] = pixels[:, ::-1] if flip else pixels
         read_s += read - began
         decode_s += time.perf_counter() - read
     at.pop(threading.get_ident(), None)
-    return Timings(read_s=read_s, decode_s=decode_s)
+    return Filled(Timings(read_s=read_s, decode_s=decode_s), bad)
 
 
 def _open(source: NDArray[np.uint8] | bytes) -> Image.Image:

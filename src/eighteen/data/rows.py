@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError
+from eighteen.data.npy import open_mapped
 
 # e18_row of native/eighteen.h: the bit of the entropy-coded data, and what the first DC of each component adds to
 ROW_DTYPE = np.dtype([("bit", "<u4"), ("dc", "<i2", 3), ("unused", "<u2")])
@@ -38,8 +39,8 @@ def open_rows(rows: Path, places: Path, *, num_samples: int) -> Rows:
 
 def _mapped(path: Path, dtype: np.dtype[np.void]) -> NDArray[np.void]:
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = open_mapped(path)
+    except (OSError, ValueError) as error:
         raise _not_rows(path, str(error)) from error
     if found.dtype != dtype or found.ndim != 1:
         raise _not_rows(path, f"an array of {found.dtype}, {found.ndim}-dimensional")

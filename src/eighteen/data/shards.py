@@ -83,6 +83,32 @@ class TarWriter:
         self.num_bytes += len(content)
 
 
+def tar_members(path: Path) -> tuple[dict[str, tuple[int, int]], str | None]:
+    """The plain files in a tar, name -> (offset of its bytes, length), up to the first fault, and what that is.
+
+    Nothing is unpacked, and nothing but headers is read: names that lead elsewhere, links and devices are faults.
+    """
+    members: dict[str, tuple[int, int]] = {}
+    with path.open("rb") as file:
+        num_bytes, place = os.fstat(file.fileno()).st_size, 0
+        while block := os.pread(file.fileno(), BLOCK, place):
+            if block == bytes(BLOCK):
+                rest = num_bytes - place
+                return members, None if rest == 2 * BLOCK else f"{rest:,} bytes behind its last member"
+            try:
+                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            except (tarfile.HeaderError, ValueError) as error:
+                return members, f"not a whole tar: {error} at byte {place:,}"
+            place += BLOCK
+            if info.type != tarfile.REGTYPE or info.name != Path(info.name).name or info.name in members:
+                return members, f"a member {info.name!r} of type {info.type!r}, which no pack writes"
+            if not 0 <= info.size <= num_bytes - place:
+                return members, f"the member {info.name!r}, which is cut off"
+            members[info.name] = place, info.size
+            place += info.size + -info.size % BLOCK
+    return members, "no end: it is cut off"
+
+
 class RawWriter:
     """One raw array while it is written: an ``.npy`` file of uint8 [N, height, width, channels], N known at the end."""
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eighteen.data.pictures import MAX_BYTES, Encoded, Prepared, Refused, Target, Unreadable, fit, prepare
+from eighteen.data.index import MAX_BYTES
+from eighteen.data.pictures import Encoded, Prepared, Refused, Target, Unreadable, fit, prepare
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ def _notes(event: Event) -> Iterator[str]:
         yield f"pixels kept in {event['kept']} memory ({memory(event.get('kept_bytes', 0))})"
     if event.get("best") is True:
         yield "best so far"
+    if event.get("goes"):
+        yield "saving and stopping"
     if event.get("skipped"):
         yield f"{event['skipped']} skipped"
     if event.get("exit_code"):

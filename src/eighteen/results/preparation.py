@@ -18,6 +18,7 @@ from PIL import Image
 from eighteen.data import pictures
 from eighteen.data.crops import eval_boxes, rectangle
 from eighteen.data.decoding import decode
+from eighteen.data.index import MAX_BYTES
 from eighteen.data.pictures import Encoded, Refused, Target, Unreadable
 from eighteen.training.card import Card
 
@@ -47,11 +48,11 @@ def _read(path: Path) -> bytes:
     """The bytes of a file, if they are not too many for a picture."""
     try:
         with path.open("rb") as file:
-            content = file.read(pictures.MAX_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise Unreadable(getattr(error, "strerror", None) or str(error)) from error
-    if len(content) > pictures.MAX_BYTES:
-        raise Unreadable(f"more than {pictures.MAX_BYTES:,} bytes")
+    if len(content) > MAX_BYTES:
+        raise Unreadable(f"more than {MAX_BYTES:,} bytes")
     return content
 
 

@@ -13,7 +13,6 @@ Nothing here is a pickle, and nothing is loaded whose digest differs.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -27,9 +26,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eighteen.base.errors import DataError
-from eighteen.base.files import Unwritten, sync_file, sync_folder, write_json, writing
+from eighteen.base.files import Unwritten, json_text, sync_file, sync_folder, write_json, writing
 from eighteen.base.rundir import RunDir
 from eighteen.training.card import Card
+from eighteen.training.facts import check_complete, read_facts, read_state
 from eighteen.training.models import read_weights
 
 COMMIT = "commit.json"
@@ -49,6 +49,7 @@ class Checkpoint:
 
     @property
     def card(self) -> Card:
+        check_complete(self.path, self.state)
         return Card.from_json(self.state["card"])
 
     def weights(self) -> dict[str, Tensor]:
@@ -135,14 +136,16 @@ def open(path: Path) -> Checkpoint:
         got = f"no {COMMIT}: it was never finished"
         raise DataError(f"open the checkpoint {path}", got=got, need="a finished checkpoint", hint=f"ls {path.parent}")
     try:
-        digests = dict(json.loads(commit.read_text("utf-8")))
-    except (ValueError, TypeError):
+        digests = read_facts(commit)
+        if commit.read_text("utf-8") != json_text(digests):  # also a blank that rotted
+            raise ValueError
+    except (DataError, ValueError):
         raise _damaged(path, f"{COMMIT} is not what was written") from None
     except OSError as error:
         raise _damaged(path, f"{COMMIT} cannot be read ({error.strerror})") from error
     for file in {**dict.fromkeys(REQUIRED), **digests}:
         try:
-            if _digest(path / file) == digests.get(file):
+            if Path(file).name == file and _digest(path / file) == digests.get(file):
                 continue
         except FileNotFoundError:
             raise _damaged(path, f"{file} is not there") from None
@@ -151,7 +154,7 @@ def open(path: Path) -> Checkpoint:
         except ValueError:  # a name with a zero byte in it
             raise _damaged(path, f"{COMMIT} is not what was written") from None
         raise _damaged(path, f"{file} differs from its digest")
-    return Checkpoint(path, json.loads((path / "state.json").read_text("utf-8")))
+    return Checkpoint(path, read_state(path / "state.json"))
 
 
 def _damaged(path: Path, got: str) -> DataError:

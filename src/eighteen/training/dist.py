@@ -121,23 +121,30 @@ class Communication:
 
     On a GPU both ends are events on the compute stream, read when somebody asks; on a CPU they are the clock.
 
-    reached: called with each bucket of gradients that is ready to travel
+    reached: called when gradients are ready to travel
     """
 
-    def __init__(self, model: DistributedDataParallel, device: torch.device) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._on_gpu, self._seconds, self._told = device.type == "cuda", 0.0, 0.0
         self.reached: Callable[[], object] = lambda: None
         self._ready = self._mark()
         self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def join(self, model: DistributedDataParallel) -> None:
+        """See the gradients of ``model`` travel."""
         model.register_comm_hook(None, self._all_reduce)
+
+    def ready(self) -> None:
+        """Gradients are about to travel."""
+        self._ready = self._mark()
+        self.reached()
 
     def _all_reduce(
         self,
         _state: None,
         bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
     ) -> torch.futures.Future[Tensor]:
-        self._ready = self._mark()
-        self.reached()
+        self.ready()
         gradients = bucket.buffer().div_(dist.get_world_size())
         return dist.all_reduce(gradients, async_op=True).get_future().then(lambda done: done.value()[0])
 
@@ -149,7 +156,7 @@ class Communication:
         return event
 
     def step_done(self) -> None:
-        """Call after backward()."""
+        """The gradients are there."""
         if self._on_gpu:
             self._pending.append((self._ready, self._mark()))
         else:

@@ -19,6 +19,7 @@ from eighteen.data.augment import normalise
 from eighteen.data.dataset import Split
 from eighteen.data.loader import eval_batches
 from eighteen.data.maker import Batch
+from eighteen.data.tolerance import OnBad, refuse
 from eighteen.training.card import Card
 from eighteen.training.dist import sum_
 
@@ -54,12 +55,13 @@ def evaluate(
     *,
     device: torch.device,
     dtype: torch.dtype | None,
+    on_bad: OnBad = refuse,
     watched: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> Evaluation:
     """Run ``model`` ([N, C, H, W] float -> [N, K] logits) over a split and count.
 
     dtype: of autocast; None computes in float32. Batches are cut the same way at any world size and added up in
-    float64, so ranks change nothing.
+    float64, so ranks change nothing. num_samples is what was counted: all that ``on_bad`` did not let be left out.
     watched: passes the batches on; who looks on sees how far it is
     """
     began, num_classes = time.perf_counter(), len(card.classes)
@@ -68,7 +70,8 @@ def evaluate(
     totals = torch.zeros(2, dtype=torch.float64, device=device)  # summed loss, top-5 hits
     was_training = model.training
     model.eval()
-    for batch in watched(eval_batches(split, settings, world, device=device, channels=card.channels)):
+    batches = eval_batches(split, settings, world, device=device, channels=card.channels, on_bad=on_bad)
+    for batch in watched(batches):
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             logits = cast(Tensor, model(normalise(batch.images, card.mean, card.std))).float()
         confidence, predicted = logits.softmax(1).max(1)

@@ -16,6 +16,9 @@ from eighteen.training.card import Card
 
 PRETRAINED = "timm"  # model.init = "timm" asks for the weights that timm publishes: the one network call here
 
+# Arguments of timm that load files of its own choice, pickles too.
+LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+
 
 def build(model: Model, *, num_classes: int, in_chans: int, seed: int = 0) -> nn.Module:
     """A new model with seeded weights: takes [N, in_chans, H, W] float, returns logits [N, num_classes].
@@ -23,6 +26,9 @@ def build(model: Model, *, num_classes: int, in_chans: int, seed: int = 0) -> nn
     Raises RecipeError if there is no such model, or if it refuses its args; MachineError if pretrained weights cannot
     be fetched.
     """
+    if loading := LOADING & {*model.args}:
+        got, need = f"model.args.{min(loading)}", "weights from model.init, which are checked"
+        raise RecipeError(f"build {model.name}", got=got, need=need, hint="--init FILE.safetensors")
     make = _by_path(model.name) if ":" in model.name else _by_timm_name(model.name, pretrained=model.init == PRETRAINED)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -163,7 +169,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("no regular file")
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, LookupError, ValueError, RuntimeError) as error:
         need = "a run or a .safetensors file"
         raise DataError(f"read weights from {path}", got=str(error), need=need, hint="--init runs/NAME") from None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eighteen.base.world import World
+from eighteen.training.dist import Communication
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,16 @@ class Workers:
     loss_scale = 1
 
     def __init__(
-        self, weights: list[nn.Parameter], buffers: Tensor, counters: list[Tensor], world: World, count: int
+        self,
+        weights: list[nn.Parameter],
+        buffers: Tensor,
+        counters: list[Tensor],
+        world: World,
+        count: int,
+        communication: Communication | None,
     ) -> None:
         self._world, self._count, self._buffers, self._counters = world, count, buffers, counters
+        self._communication = communication
         self._sizes = [sum(weight.numel() for weight in weights), buffers.numel()]
         self._gradients = torch.zeros(self._sizes[0], device=weights[0].device)
         for weight, part in zip(weights, self._gradients.split([one.numel() for one in weights]), strict=True):
@@ -123,7 +131,8 @@ class Workers:
     def finish(self) -> None:
         """All parts are done: gradients are the sum over all ranks' parts, running statistics the mean."""
         ((_, total),) = self._branches  # a rank has a power of two of them, and so one branch
-        if self._world.size > 1:
+        if self._communication:
+            self._communication.ready()
             total = _sum_over_ranks(total, self._world)
         gradients, statistics = total.split(self._sizes)
         self._gradients.copy_(gradients)

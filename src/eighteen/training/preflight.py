@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from torch import nn
 
 from eighteen.base.errors import RecipeError
 from eighteen.base.files import require_room
+from eighteen.base.hardware import available_bytes
 from eighteen.base.recipe import Optim, Recipe
 from eighteen.base.rundir import RunDir
 from eighteen.data.dataset import Dataset
@@ -29,6 +31,12 @@ def preflight(
     """
     check_world(recipe, num_ranks)
     channels = data.channels if recipe.data.gray else 3
+    for number, phase in enumerate(recipe.phases):
+        # as bytes in the loader and as float32 in the model, at the least
+        num_bytes = 5 * channels * phase.size**2 * math.ceil(phase.batch / num_ranks)
+        if num_bytes > (room := available_bytes()):
+            got, need = f"{num_bytes:,} bytes of pixels in a batch", f"at most the {room:,} bytes that are free"
+            raise RecipeError(f"phases[{number}].batch", got=got, need=need, hint="--batch 64, or a smaller size")
     for name in ("mean", "std"):
         given = getattr(recipe.data, name)
         if given is not None and len(given) not in (1, channels):
@@ -54,7 +62,8 @@ def preflight(
 
 def room_to_resume(run: RunDir) -> None:
     """MachineError if the disk of a run that has checkpoints has no room for those to come."""
-    saved = checkpoint.committed(run)
+    if not (saved := checkpoint.committed(run)):
+        return
     num_bytes = sum(file.stat().st_size for file in saved[-1].iterdir())
     num_new = max(1, NUM_CHECKPOINTS - len(saved))  # one is always written before another goes
     hint = f"df -h {run.path}; make room there, then eighteen train --resume {run.path}"

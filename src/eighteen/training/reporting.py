@@ -17,9 +17,11 @@ from torch import Tensor
 
 from eighteen.base.errors import PeerLost, Stopped, exit_code_of
 from eighteen.base.events import STOP, OnEvent, last
+from eighteen.base.files import unwritable
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
+from eighteen.data.tolerance import Tolerance
 from eighteen.training import checkpoint
 from eighteen.training import snapshot as snapshots
 from eighteen.training.evaluate import Evaluation
@@ -72,19 +74,24 @@ class Reporter:
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
-        self._cost_left = sum(_cost(this.plan.at(number)) for number in range(state.step, this.plan.num_steps))
+        self._cost_left = this.plan.pixels_from(state.step)
         self._phase: int | None = None
         self._last = Scores()
-        self._requests = Requests(this.run, this.recipe.train.notices, self._event) if this.world.is_first else None
+        hears, is_first = this.world.local_rank == 0, this.world.is_first
+        tell = self._event if is_first else _tell_here
+        self._requests = Requests(this.run, this.recipe.train.notices, tell, is_first=is_first) if hears else None
         self.is_best = self._stop_asked = False
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
         self.stop_agreed = self.save_agreed = False
+        num_samples = {name: split.num_samples for name, split in this.data.splits.items()}
+        self.tolerance = loader.on_bad = Tolerance(this.run.bad, num_samples, this.recipe.data, self._tell_bad)
 
     def __enter__(self) -> Self:
         this = self._this
         if self._requests:
             self._requests.start()
+        if this.world.is_first:
             self._went_back()
         if NOT_BUILT:
             self._event("warning", text=NOT_BUILT)
@@ -140,9 +147,10 @@ class Reporter:
         """
         if self._requests:
             asked = self._requests.take(ends_epoch=self._this.plan.ends_epoch(step) is not None)
-            minutes = (time.monotonic() - self._saved_at) / 60
-            stop, save = stop or asked[0], save or asked[1] or minutes >= self._this.recipe.train.checkpoint_minutes
-        return stop or self._stop_asked, save
+            stop, save = stop or asked[0], save or asked[1]
+        minutes = (time.monotonic() - self._saved_at) / 60
+        is_time = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
+        return stop or self._stop_asked, save or is_time
 
     def stepped(self, step: Step, outcome: Tensor) -> None:
         """Count a finished step; its outcome is read when the next one is done."""
@@ -200,10 +208,19 @@ class Reporter:
                 self.warn(f"{saved.not_copied}; going on without the copy")
         else:
             self._state.best_checkpoint = self._best_before
-            self.warn(f"no checkpoint could be written, the one before it stays: {saved}")
+            why = unwritable(saved, self._this.run.checkpoints, hint="df -h")
+            reason = f"{why.tried}: {why.got}, need {why.need}"
+            self.warn(f"no checkpoint could be written, the one before it stays: {reason}")
 
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
+
+    def _tell_bad(self, text: str) -> None:
+        """A bad sample is met by one rank: whichever it is, the run says so."""
+        if self._this.world.is_first:
+            self.warn(text)
+        else:
+            self._this.run.event("warning", text=text)
 
     def ended(self, reason: str) -> Scores:
         """The run ended as it should; returns its last evaluation's scores."""
@@ -285,6 +302,11 @@ class Reporter:
         self._event("end", reason=reason, **facts)
         if self._this.world.is_first:
             self._this.run.heartbeat(state=reason, **facts)
+
+
+def _tell_here(kind: str, **facts: Any) -> None:
+    """What another rank than the first has to tell: it writes no events."""
+    print(f"{kind} on this machine: {facts}", file=sys.stderr, flush=True)
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -1,4 +1,7 @@
-"""What the first rank is asked for from outside: by ``eighteen stop``, and by the cloud that takes its machine back."""
+"""What a run is asked for from outside: by ``eighteen stop``, and by the cloud that takes one of its machines back.
+
+The first rank of each machine hears its cloud, the first of all looks for what ``eighteen stop`` writes.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ LOOK_S = 1.0  # between two looks at the run's folder
 class Requests:
     """Listens from ``start`` to ``close``.
 
+    is_first: whether this is the first rank of all
     tell: called as ``tell(kind, **facts)`` with what a person should know
     """
 
-    def __init__(self, run: RunDir, notices: Setting, tell: Callable[..., Any]) -> None:
-        self._run, self._watch, self._tell = run, Watch(notices), tell
+    def __init__(self, run: RunDir, notices: Setting, tell: Callable[..., Any], *, is_first: bool) -> None:
+        self._run, self._watch, self._tell, self._is_first = run, Watch(notices), tell, is_first
         self._looked_at = 0.0
         self._when: When | None = None
         self._machine_goes = False
@@ -31,7 +35,8 @@ class Requests:
 
     def close(self) -> None:
         self._watch.close()
-        request.clear(self._run)
+        if self._is_first:
+            request.clear(self._run)
 
     def take(self, *, ends_epoch: bool) -> tuple[bool, bool]:
         """(stop, save) that is asked for at this step, which may end an epoch."""
@@ -43,6 +48,6 @@ class Requests:
                 save = True
             else:
                 self._tell("warning", text=news)
-        if (now := time.monotonic()) - self._looked_at >= LOOK_S:
+        if self._is_first and (now := time.monotonic()) - self._looked_at >= LOOK_S:
             self._looked_at, self._when = now, request.asked(self._run)
         return self._machine_goes or self._when == "step" or (self._when == "epoch" and ends_epoch), save

@@ -81,15 +81,16 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
     buffers = flatten_buffers(model)
     optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale)
     counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
-    communication = None
+    communication = dist.Communication(this.device) if this.world.size > 1 else None
     if recipe.train.exact:
         dist.same_weights(model, this.world)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        net, parts = model, Workers(weights, buffers, counters, this.world, recipe.train.virtual_workers)
+        net = model
+        parts = Workers(weights, buffers, counters, this.world, recipe.train.virtual_workers, communication)
     else:
         net = dist.parallel(model, this.world, this.device)
-        if isinstance(net, dist.DistributedDataParallel):
-            communication = dist.Communication(net, this.device)
+        if communication and isinstance(net, dist.DistributedDataParallel):
+            communication.join(net)
         parts = Slices(net, buffers, counters, this.world, recipe.train.ghost_batch or recipe.train.micro_batch)
     state = State(
         model=model,

@@ -54,9 +54,9 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
                 outcome[3] = ~outcome[0].isfinite()
                 told = torch.distributed.all_reduce(outcome, async_op=True)  # travels while backward computes
             (loss * (state.parts.loss_scale / now.batch)).backward()
+    state.parts.finish()
     if state.communication:
         state.communication.step_done()
-    state.parts.finish()
     if told:
         told.wait()
     _update(job, state, outcome, statistics)

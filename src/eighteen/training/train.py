@@ -23,6 +23,7 @@ from eighteen.base.world import World
 from eighteen.data.dataset import Dataset
 from eighteen.data.loader import TrainLoader
 from eighteen.data.maker import Batch
+from eighteen.data.tolerance import OnBad
 from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
 from eighteen.training.comparison import Comparison
@@ -76,8 +77,8 @@ def train(
                 for warning in compared.stepped(now):
                     report.warn(warning)
                 if epoch := this.plan.ends_epoch(now):
-                    found = validate(this, state, pulse) if evaluation_due(this, now, epoch) else None
-                    report.epoch_ended(now, epoch, found)
+                    is_due = evaluation_due(this, now, epoch)
+                    report.epoch_ended(now, epoch, validate(this, state, report.tolerance, pulse) if is_due else None)
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
                     pulse.doing("save")
@@ -145,7 +146,7 @@ def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
     return "val" in this.data.splits and (is_last or epoch % this.recipe.eval.every == 0)
 
 
-def validate(this: Job, state: State, pulse: Heartbeat) -> Evaluation:
+def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
     """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
     with states.averaged_statistics(this, state), states.averaged_weights(state):
         found = evaluate(
@@ -156,6 +157,7 @@ def validate(this: Job, state: State, pulse: Heartbeat) -> Evaluation:
             this.world,
             device=this.device,
             dtype=this.dtype,
+            on_bad=on_bad,
             watched=partial(pulse.over, kind="evaluate"),
         )
     pulse.doing("tell")

@@ -7,9 +7,13 @@ from pathlib import Path
 from torch import Tensor
 
 from eighteen.base import rundir
+from eighteen.base.errors import DataError
 from eighteen.base.recipe import Model
 from eighteen.training import checkpoint
 from eighteen.training.models import PRETRAINED, read_weights
+
+# What torch.save writes is a pickle, and a pickle can run code.
+PICKLED = {".pth", ".pt", ".ckpt", ".bin", ".pkl", ".tar"}
 
 
 def normalisation_of(model: Model) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -29,4 +33,8 @@ def weights_of(origin: str) -> dict[str, Tensor]:
     """The best weights of a run, or those of a safetensors file; DataError if it is neither."""
     if Path(origin).is_dir():
         return checkpoint.best(rundir.open(origin)).weights()
+    if (suffix := Path(origin).suffix.lower()) in PICKLED:
+        got = f"a {suffix} file: a pickle, which can run code when it is loaded"
+        hint = "--import-pth, which converts it in a process of its own"
+        raise DataError(f"start from {origin}", got=got, need="a run or a .safetensors file", hint=hint)
     return read_weights(Path(origin))
