@@ -54,7 +54,16 @@ def full(disk: Path, data: Path) -> dict[str, Any]:
         with ballast.open("wb") as file:
             file.write(bytes(free_bytes(disk) - LEFT_BYTES))
 
-    return disturbed(disk, data, fill, ballast.unlink)
+    refused: list[Any] = []
+
+    def empty() -> None:
+        try:
+            eighteen.resume(next((disk / "runs").iterdir()))
+        except EighteenError as error:
+            refused.extend((error.exit_code, str(error)))
+        ballast.unlink()
+
+    return {**disturbed(disk, data, fill, empty), "refused": refused}
 
 
 def read_only(disk: Path, data: Path) -> dict[str, Any]:

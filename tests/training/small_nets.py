@@ -5,6 +5,7 @@ Each takes [N, in_chans, H, W] float, H and W from 8 px up, and returns logits [
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import sys
@@ -72,15 +73,23 @@ def broad(num_classes: int, in_chans: int) -> nn.Module:
 
 
 class Faulty(nn.Module):
-    """``net``, whose logits are nan in the forward passes ``nan_at`` of training, counted from 0, on one rank."""
+    """``net``, whose logits are nan in the forward passes ``nan_at`` of training, counted from 0, on one rank.
 
-    def __init__(self, net: nn.Module, nan_at: Sequence[int], rank: int) -> None:
+    witness: where each rank writes down the digest of its weights before each of these passes, if not ""
+    """
+
+    def __init__(self, net: nn.Module, nan_at: Sequence[int], rank: int, witness: str = "") -> None:
         super().__init__()
         self.net, self._count = net, -1
-        self._nan_at = nan_at if int(os.environ.get("RANK", rank)) == rank else ()
+        here = int(os.environ.get("RANK", rank))
+        self._nan_at = nan_at if here == rank else ()
+        self._witness = f"{witness}-{here}" if witness else None
 
     def forward(self, images: Tensor) -> Tensor:
         self._count += self.training
+        if self._witness and self.training:
+            with open(self._witness, "a") as file:
+                print(digest(self.net), file=file)
         return self.net(images) * (math.nan if self.training and self._count in self._nan_at else 1.0)
 
 
@@ -88,8 +97,18 @@ def faulty(num_classes: int, in_chans: int, nan_at: Sequence[int] = (), rank: in
     return Faulty(normed(num_classes, in_chans), nan_at, rank)
 
 
-def faulty_grouped(num_classes: int, in_chans: int, nan_at: Sequence[int] = (), rank: int = 0) -> Faulty:
-    return Faulty(grouped(num_classes, in_chans), nan_at, rank)
+def faulty_grouped(
+    num_classes: int, in_chans: int, nan_at: Sequence[int] = (), rank: int = 0, witness: str = ""
+) -> Faulty:
+    return Faulty(grouped(num_classes, in_chans), nan_at, rank, witness)
+
+
+def digest(net: nn.Module) -> str:
+    """Of the bits of all weights."""
+    sha = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 class Gated(nn.Module):

@@ -105,6 +105,15 @@ def test_a_run_on_a_disk_that_fails_ends_with_3_and_goes_on_later_to_the_same_en
     assert found["end"] == end
 
 
+def test_a_run_without_room_does_not_go_on(met):
+    code, said = met["full"]["refused"]
+    assert code == 4
+    need = r"got \d{3},\d{3} bytes free on the disk of (.+), need at least \d\d,\d{3},\d{3} bytes"
+    assert re.fullmatch(
+        rf"MachineError: resume .*: {need}\.\n  Try: df -h \1; make room there, then .*--resume \1", said
+    )
+
+
 def test_a_run_without_room_is_not_begun(place, data):
     (place / "mine.toml").write_text(recipes.dump(recipe(model("broad"))))
     train = eighteen("train", data.path, "--recipe", "mine.toml", "--runs-dir", "disk/runs")

@@ -28,7 +28,7 @@ RUNS = {
     "plain": (),
     "mixup": ("augment.mixup=0.4", "optim.name='adamw'", "optim.lr=[[0, 0.002], [6, 0.0]]", "optim.ema=0.9"),
     "micro": ("train.micro_batch=4", "optim.clip=0.1", "data.balance='weights'"),
-    "nan": (model("faulty_grouped"), "model.args.nan_at=[5, 6]", "model.args.rank=RANK"),
+    "nan": (model("faulty_grouped"), "model.args.nan_at=[5, 6]", "model.args.rank=RANK", "model.args.witness='SEEN'"),
     "statistics": (model("normed"), "optim.ema=0.9"),
 }
 PROGRAM = Path(__file__).with_name("small_world.py")
@@ -48,7 +48,8 @@ def worlds(data, wide, tmp_path_factory) -> dict[int, dict[str, Path]]:
     evaluated = checkpoint.newest(rundir.open(weights.run)).path
     runs: dict[int, dict[str, Path]] = {1: {}, 2: {}, 3: {}}
     for size, name in product(runs, RUNS):
-        chosen = recipe(*(change.replace("RANK", str(size - 1)) for change in RUNS[name]))
+        seen = str(folder / f"seen-{size}")
+        chosen = recipe(*(change.replace("RANK", str(size - 1)).replace("SEEN", seen) for change in RUNS[name]))
         runs[size][name] = rundir.create(folder / f"{size}", name, recipe=chosen, command="", environment={}).path
     arguments = [str(path) for path in (data.path, wide.path, evaluated, folder)]
     done = subprocess.run([sys.executable, str(PROGRAM), *arguments, "1,2,3"], stderr=subprocess.PIPE, text=True)
@@ -96,6 +97,16 @@ def test_losses_and_hits_do_not_depend_on_the_world(worlds, size):
 def test_a_nan_on_one_rank_is_a_skipped_step_of_all(worlds, size):
     assert [(event["step"], event["streak"]) for event in happened(worlds[size]["nan"], "skip")] == [(5, 1), (6, 2)]
     assert happened(worlds[size]["nan"], "step")[-1]["skipped"] == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_nan_on_one_rank_leaves_the_weights_of_all_as_they_were_bit_by_bit(worlds, size):
+    folder = worlds[size]["nan"].parent.parent
+    seen = [(folder / f"seen-{size}-{rank}").read_text().split()[-NUM_STEPS:] for rank in range(size)]
+    for digests in seen:
+        assert digests == seen[0]
+        assert digests[5] == digests[6] == digests[7]
+        assert len(set(digests)) == NUM_STEPS - 2, "all other steps changed them"
 
 
 @pytest.mark.parametrize("size", [2, 3])
