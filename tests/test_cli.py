@@ -61,6 +61,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train DATA --freeze-to nowhere", 2, "model.freeze_to: got 'nowhere'"),
         ("train DATA --gpus 2 --procs 2", 2, "got both --gpus and --procs"),
         ("train DATA --procs 0", 2, "--procs: got 0"),
+        ("train DATA --procs 2 --min-ranks 3", 2, "--min-ranks 3: got 2 ranks to start"),
+        ("train DATA --min-ranks 1", 2, "--min-ranks 1: got 0 ranks to start"),
         ("train DATA --batch 2 --procs 2", 2, "need at least 2 for each of the 2 ranks"),
         ("train DATA --name a/b", 2, "need letters, digits"),
         ("train --resume nowhere", 3, "got no recipe.toml there"),

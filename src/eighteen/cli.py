@@ -282,7 +282,7 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
 
     try:
         with Display(_console(stderr=True), live=False) as display:
-            end = api.stop(run, now=now, wait=wait, on_event=display, say=print)
+            end = api.stop(run, now=now, wait=wait, on_event=display, say=partial(print, flush=True))
     except KeyboardInterrupt:
         print(f"no longer waiting; what {run} was asked for stands")
         raise

@@ -86,3 +86,10 @@ def test_learning_rate_goes_through_its_points(curve, epoch, lr):
 def test_learning_rate_drops_by_a_tenth_every_50_epochs():
     optim = Optim(batch=1, lr=Drops(start=0.1, factor=0.1, every=50))
     assert [learning_rate(optim, epoch) for epoch in (0, 49.9, 50, 100)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("number", [0, 1, 19, 20, 24, 25])
+def test_pixels_that_are_left_are_those_of_the_steps_that_are_left(number):
+    plan = schedule(recipe((2, 16, 10), (1, 32, 20)), num_samples=100)
+    left = [plan.at(n) for n in range(number, plan.num_steps)]
+    assert plan.pixels_from(number) == sum(step.batch * step.size**2 for step in left)

@@ -86,7 +86,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(data, tmp_path):
     for path in checkpoint.committed(rundir.open(run)):
         (path / "model.safetensors").unlink()
     assert train(data, tmp_path, say=said.append).run != run
-    assert said[0] == f"not going on with {run}: got model.safetensors differs from its digest"
+    assert said[0] == f"not going on with {run}: got model.safetensors is not there"
 
 
 def test_a_run_killed_between_its_last_checkpoint_and_its_end_only_tells_its_end(data, tmp_path):

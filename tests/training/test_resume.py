@@ -110,7 +110,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_go_on(data, tmp_path):
     run = stopped_run(data, tmp_path)
     for path in checkpoint.committed(rundir.open(run)):
         (path / "model.safetensors").unlink()
-    with pytest.raises(DataError, match=r"open the run .*: got model.safetensors differs from its digest; model"):
+    with pytest.raises(DataError, match=r"open the run .*: got model.safetensors is not there; model"):
         eighteen.resume(run)
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from small_runs import differing, happened, model, recipe, saved, train
@@ -19,6 +20,8 @@ from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, Stopped
 from eighteen.base.events import STOP, Event, Follower
 from eighteen.training import ranks
+
+T = TypeVar("T")
 
 STEPS_LONG = ("phases.0.epochs=30", "optim.lr=[[0, 0.05], [10, 0.1], [30, 0.0]]", "optim.ema=0.9")  # 120 steps
 SLOWLY = (model("troubled"), "model.args.slow_s=0.02", "train.checkpoint_minutes=1e-9", *STEPS_LONG)
@@ -154,7 +157,8 @@ def test_ranks_end_with_the_process_that_started_them(data, tmp_path):
     command = [sys.executable, "-m", "eighteen", "train", str(data.path), "--recipe", str(file), "--procs", "2"]
     supervisor = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
-        events = Follower(wait_for(lambda: next((tmp_path / "runs").glob("*/events.jsonl"), None)))
+        (run,) = wait_for(lambda: list((tmp_path / "runs").glob("*/events.jsonl")))
+        events = Follower(run)
         wait_for(lambda: any(event["event"] == "step" for event in events.new()))
         theirs = children(supervisor.pid)
         assert len(theirs) == 2
@@ -164,7 +168,7 @@ def test_ranks_end_with_the_process_that_started_them(data, tmp_path):
     wait_for(lambda: not any(is_running(process) for process in theirs))
 
 
-def wait_for(found: Callable[[], object], *, seconds: float = 60.0):
+def wait_for(found: Callable[[], T], *, seconds: float = 60.0) -> T:
     """What is found, as soon as it is."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

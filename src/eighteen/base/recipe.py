@@ -21,7 +21,7 @@ from eighteen.base.errors import RecipeError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=8, le=4096)]
-Batch = Annotated[int, Field(gt=0, le=2**22)]
+Batch = Annotated[int, Field(gt=0, le=4_000_000)]
 Range = tuple[float, float]
 
 

@@ -32,7 +32,7 @@ class Beat(NamedTuple):
     """alive, progressed: when the process and its main thread last said something; 0: never
 
     silent_s: how long the process may be silent now
-    limit_s: how long the main thread may be; infinite while it waits for pictures
+    limit_s: how long the main thread may be; infinite while it waits for pictures, and at the end
     step: steps done, -1 before the first; reached: what it has passed since that step began
     """
 
@@ -70,10 +70,10 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self.doing("end")
         self._ended.set()
-        self._fields[3] = math.inf  # what comes now is no longer ours
 
     def doing(self, kind: str, *, phase: int = 0, step: int | None = None) -> None:
-        """The main thread is about to do ``kind``: "step", "evaluate", "data" (wait for pictures), or any other word.
+        """The main thread is about to do ``kind``: "step", "evaluate", "data" (wait for pictures), "end" (what is left
+        when no other rank waits any more), or any other word.
 
         step: how many are done, where one begins
         """
@@ -107,7 +107,7 @@ class Heartbeat:
         return Beat(*self._fields[: len(Beat._fields)])
 
     def _limit_s(self, kind: str, phase: int) -> float:
-        if kind == "data":
+        if kind in ("data", "end"):
             return math.inf
         if kind not in ("step", "evaluate") or not self._is_usual:
             return GENEROUS_S

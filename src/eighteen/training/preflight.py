@@ -32,7 +32,7 @@ def preflight(
     check_world(recipe, num_ranks)
     channels = data.channels if recipe.data.gray else 3
     for number, phase in enumerate(recipe.phases):
-        # as bytes in the loader and as float32 in the model, at the least
+        # batches that are under way in the loader, at the least
         num_bytes = 5 * channels * phase.size**2 * math.ceil(phase.batch / num_ranks)
         if num_bytes > (room := available_bytes()):
             got, need = f"{num_bytes:,} bytes of pixels in a batch", f"at most the {room:,} bytes that are free"

@@ -52,7 +52,7 @@ def start(
     """
     folder = rundir.open(run)
     trials = Trials(list(range(num_ranks)), min_ranks or num_ranks, recipes.load(str(folder.recipe)).train)
-    trials.came_to(_saved_step(folder), 0)
+    trials.came_to(_saved_step(folder), _saved_step(folder))
     with signals() as (interrupted, wants_save):
         for number in range(2, 10**6):
             with Ranks(folder, dataset, places=trials.places, on_cpu=on_cpu) as ranks:

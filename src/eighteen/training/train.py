@@ -88,6 +88,7 @@ def train(
                 if ending:
                     break
             assert ending is not None  # the last step ends the run
+            pulse.doing("end")
             last = report.ended(ending)
     if ending == "stopped":
         raise stopped(run)
