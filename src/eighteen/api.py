@@ -180,15 +180,16 @@ def resume(
     from eighteen.training.preflight import room_to_resume
 
     def prepare(stack: ExitStack) -> tuple[RunDir, Dataset]:
-        folder = _run_to_resume(os.fspath(run), Path(runs_dir), say)
+        folder, url = _located(os.fspath(run), Path(runs_dir))
         if (end := folder.end()) and end["reason"] in ("done", "patience"):
             got = f"one that ended at step {end['step']}: {end['reason']}"
             hint = f"eighteen eval {folder.path} {data or _dataset_of(folder)}"
             raise UsageError(f"resume {folder.path}", got=got, need="a run that is not finished", hint=hint)
-        _saved_step(folder, model)  # or it cannot go on
-        room_to_resume(folder)
         dataset = open(data or _dataset_of(folder))
         _take(folder, stack, say)
+        _bring_copies(folder, url, say)
+        _saved_step(folder, model)  # or it cannot go on
+        room_to_resume(folder)
         return folder, dataset
 
     return _start(
@@ -362,24 +363,28 @@ def _start(
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
 
 
-def _run_to_resume(run: str, runs_dir: Path, say: Callable[[str], object]) -> RunDir:
-    """The run in a folder, with the newest checkpoint of its copies, or fetched from one."""
-    from eighteen.training import checkpoint, copies
+def _located(run: str, runs_dir: Path) -> tuple[RunDir, str]:
+    """A run to go on with, and where copies of its checkpoints lie, or ""; a copy gets a folder in ``runs_dir``."""
+    from eighteen.training import copies
 
     if copies.is_url(run) or copies.is_copy(Path(run)):
-        folder, told = copies.fetch_run(run, runs_dir)
-    else:
-        folder, told = rundir.open(run), []
-        if url := recipes.load(str(folder.recipe)).train.checkpoint_to:
-            try:
-                told = copies.fetch(folder, url)
-            except MachineError as error:
-                if not checkpoint.committed(folder):
-                    raise
-                told = [f"{error.tried}: {error.got}; going on without the copies"]
+        return copies.fetch_run(run, runs_dir)
+    folder = rundir.open(run)
+    return folder, recipes.load(str(folder.recipe)).train.checkpoint_to
+
+
+def _bring_copies(run: RunDir, url: str, say: Callable[[str], object]) -> None:
+    """Take the newest copy of a checkpoint, where the run has none as new; its lock is held."""
+    from eighteen.training import checkpoint, copies
+
+    try:
+        told = copies.fetch(run, url) if url else []
+    except MachineError as error:
+        if not checkpoint.committed(run):
+            raise
+        told = [f"{error.tried}: {error.got}; going on without the copies"]
     for line in told:
         say(line)
-    return folder
 
 
 def _with_copies(recipe: Recipe, url: str | None) -> Recipe:
@@ -401,6 +406,7 @@ def _go_on(
         try:
             with ExitStack() as trial:
                 _take(run, trial, say)
+                _bring_copies(run, recipes.load(str(run.recipe)).train.checkpoint_to, say)
                 step = _saved_step(run, module)
                 stack.enter_context(trial.pop_all())
         except (UsageError, DataError) as error:

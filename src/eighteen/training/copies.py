@@ -97,7 +97,8 @@ def copy(run: RunDir, saved: Path, url: str, *, kept: Collection[str]) -> None:
 def fetch(run: RunDir, url: str) -> list[str]:
     """Bring the newest checkpoint at ``url/RUN`` into a run, if the run has none as new. Returns what to tell.
 
-    The newest there whose digests hold is taken; damaged ones are named. Raises MachineError if ``url`` cannot be read.
+    The newest there whose digests hold is taken; damaged ones are named. Only for who holds the run's lock. Raises
+    MachineError if ``url`` cannot be read.
     """
     told = []
     with _reaching("read checkpoints from", url):
@@ -117,10 +118,11 @@ def fetch(run: RunDir, url: str) -> list[str]:
     return told
 
 
-def fetch_run(origin: str, runs_dir: Path) -> tuple[RunDir, list[str]]:
-    """The run whose copy lies at ``origin`` (URL/RUN), brought into ``runs_dir``, where it may be already.
+def fetch_run(origin: str, runs_dir: Path) -> tuple[RunDir, str]:
+    """The run whose copy lies at ``origin`` (URL/RUN), in ``runs_dir``, where it may be already; without checkpoints.
 
-    Returns the run and what to tell. Raises DataError if there is no copy of a run, MachineError if it cannot be read.
+    Returns the run and URL, for ``fetch``. Raises DataError if there is no copy of a run, MachineError if it cannot be
+    read.
     """
     url, _, name = origin.rstrip("/").rpartition("/")
     run = RunDir(runs_dir / name)
@@ -135,7 +137,7 @@ def fetch_run(origin: str, runs_dir: Path) -> tuple[RunDir, list[str]]:
         write_json(run.path / "env.json", environment())
         for once in ONCE:
             write_atomic(run.path / once, texts[once] or b"")
-    return run, fetch(run, url)
+    return run, url
 
 
 def is_copy(path: Path) -> bool:
