@@ -131,10 +131,12 @@ def test_a_run_can_start_from_another_run_with_other_classes(data, tmp_path):
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04" + bytes(100)], ids=["none", "empty", "pickle"])
 def test_a_strange_file_to_start_from_is_refused(tmp_path, content):
-    path = tmp_path / "weights.pth"
+    path = tmp_path / "weights.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=r"read weights from .*weights.pth: got .*, need a run or a .safetensors file"):
+    with pytest.raises(
+        DataError, match=r"read weights from .*weights.safetensors: got .*, need a run or a .safetensors file"
+    ):
         weights_of(str(path))
 
 
