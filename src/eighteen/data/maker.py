@@ -47,6 +47,10 @@ class Batch:
     places: Tensor | None = None
     bad: tuple[Bad, ...] = ()
 
+    def row(self, place: int) -> int:
+        """The row of the sample that has this place, or of the next one that is not left out."""
+        return place if self.places is None else int(torch.searchsorted(self.places, place))
+
 
 class Cut(NamedTuple):
     """What a batch is made of: N samples of a rendition, their boxes and flips, and the size they are brought to.

@@ -33,6 +33,8 @@ class Comparison:
 
     def __init__(self, world: World, device: torch.device, state: State, pulse: Heartbeat) -> None:
         self._world, self._device, self._state, self._pulse = world, device, state, pulse
+        if state.communication:
+            state.communication.reached = pulse.reached
         self._busy_before, self._phase = 0.0, -1
         self._recent: deque[Sequence[int]] = deque(maxlen=NUM_TIMES)  # what ``_read`` found
         self._slow: set[int] = set()

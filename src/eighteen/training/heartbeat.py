@@ -48,11 +48,12 @@ class Heartbeat:
     """What this rank says of itself, for as long as the block lasts: in the file ``path``, or in its own memory.
 
     hang_s: what is said to hang after that is what hangs, or after 5 times the median of the last 64 of its kind
+    is_supervised: somebody reads the file
     is_alone: nobody sees all ranks: a step after something else, in which the others may still be, has time too
     """
 
     def __init__(self, path: Path | None = None, *, hang_s: float = 10.0, is_alone: bool = False) -> None:
-        self.hang_s, self.is_alone = hang_s, is_alone
+        self.hang_s, self.is_alone, self.is_supervised = hang_s, is_alone, path is not None
         self.seconds: defaultdict[str, float] = defaultdict(float)  # spent so far, by kind
         self._memory = _memory(path)
         self._fields = memoryview(self._memory).cast("d")

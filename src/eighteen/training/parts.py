@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eighteen.base.world import World
+from eighteen.data.maker import Batch
 from eighteen.training.dist import Communication
 
 
 @dataclass(frozen=True)
 class Part:
-    """start, stop: of the rank's share      key: of its random numbers, like no other part's of the step"""
+    """start, stop: rows of the rank's share      key: of its random numbers, like no other part's of the step"""
 
     key: int
     start: int
@@ -48,10 +49,11 @@ class Slices:
         self._sum = torch.zeros_like(buffers)
         self.loss_scale = world.size  # DDP takes the mean over ranks
 
-    def cut(self, num_samples: int, batch: int) -> list[Part]:
-        """The parts of a rank's share of a batch; with them a step begins."""
-        size = self._size or max(1, num_samples)
-        starts = range(0, max(1, num_samples), size)
+    def cut(self, batch: Batch, size: int) -> list[Part]:
+        """The parts of a rank's share of a batch of ``size``; with them a step begins."""
+        mine = self._world.slice(size)
+        num_samples = mine.stop - mine.start
+        starts = range(0, max(1, num_samples), self._size or max(1, num_samples))
         self._num_parts = len(starts)
         if self._num_parts > 1:
             self._sum.zero_()
@@ -59,8 +61,8 @@ class Slices:
         return [
             Part(
                 key=self._world.rank + self._world.size * number,
-                start=start,
-                stop=min(start + size, num_samples),
+                start=batch.row(start),
+                stop=batch.row(min(start + starts.step, num_samples)),
                 is_last=number == len(starts) - 1,
             )
             for number, start in enumerate(starts)
@@ -107,14 +109,17 @@ class Workers:
         for weight, part in zip(weights, self._gradients.split([one.numel() for one in weights]), strict=True):
             weight.grad = part.as_strided(weight.shape, weight.stride(), part.storage_offset())  # in its own layout
 
-    def cut(self, num_samples: int, batch: int) -> list[Part]:
-        """The parts of a rank's share of a batch; with them a step begins."""
+    def cut(self, batch: Batch, size: int) -> list[Part]:
+        """The parts of a rank's share of a batch of ``size``; with them a step begins."""
         self._before = [tensor.clone() for tensor in (self._buffers, *self._counters)]
         self._branches: list[tuple[int, Tensor]] = []  # (level, sum): complete branches of the tree, the largest first
-        share, first = self._count // self._world.size, self._world.slice(batch).start
+        share, first = self._count // self._world.size, self._world.slice(size).start
         mine = range(share * self._world.rank, share * (self._world.rank + 1))
-        slices = [(worker, World(worker, self._count).slice(batch)) for worker in mine]
-        return [Part(worker, part.start - first, part.stop - first, worker == mine[-1]) for worker, part in slices]
+        slices = [(worker, World(worker, self._count).slice(size)) for worker in mine]
+        return [
+            Part(worker, batch.row(part.start - first), batch.row(part.stop - first), worker == mine[-1])
+            for worker, part in slices
+        ]
 
     @contextmanager
     def computing(self, part: Part) -> Iterator[None]:

@@ -24,7 +24,9 @@ from eighteen.data.loader import TrainLoader
 from eighteen.data.tolerance import Tolerance
 from eighteen.training import checkpoint
 from eighteen.training import snapshot as snapshots
+from eighteen.training.comparison import Comparison
 from eighteen.training.evaluate import Evaluation
+from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
 from eighteen.training.requests import Requests
 from eighteen.training.state import State
@@ -63,9 +65,9 @@ class Reporter:
     """
 
     def __init__(
-        self, this: Job, state: State, loader: TrainLoader, on_event: OnEvent | None, *, is_supervised: bool = False
+        self, this: Job, state: State, loader: TrainLoader, pulse: Heartbeat, on_event: OnEvent | None
     ) -> None:
-        self._is_supervised = is_supervised
+        self._pulse, self._compared = pulse, Comparison(this.world, this.device, state, pulse)
         self._this, self._state, self._loader, self._on_event = this, state, loader, on_event
         self._reader = _Reader(this.device)
         self._writer = Writer(self._saved)
@@ -132,7 +134,7 @@ class Reporter:
         if error is not None:
             with suppress(OSError):  # a disk that cannot be written to ends the run with what it said first
                 self._writer.wait()
-                if not (self._is_supervised and isinstance(error, PeerLost)):
+                if not (self._pulse.is_supervised and isinstance(error, PeerLost)):
                     self._end(type(error).__name__, exit_code_of(error))
 
     def is_logged(self, step: Step) -> bool:
@@ -163,6 +165,8 @@ class Reporter:
             self._event("phase", **facts, step=step.number, kept=kept, kept_bytes=kept_bytes)
         if before := self._reader.push(step, outcome):
             self._read(*before)
+        for slow in self._compared.stepped(step):
+            self.warn(slow)
 
     def epoch_ended(self, step: Step, epoch: int, found: Evaluation | None) -> None:
         """Tell of an epoch, with its evaluation if there was one."""
@@ -186,7 +190,12 @@ class Reporter:
         state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
 
     def save(self) -> None:
-        """Have a checkpoint written (the first rank does) while training goes on; it is told when it is there."""
+        """Have a checkpoint written (the first rank does) while training goes on; it is told when it is there.
+
+        MachineError if a rank has other weights: they are not saved.
+        """
+        self._pulse.doing("save")
+        self._compared.check()
         self._flush()
         began = self._saved_at = time.monotonic()
         self.save_agreed = False

@@ -41,7 +41,7 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
             outcome[place] = 1
     set_lr(state.optimizer, now.lr)
     told = None
-    for part in state.parts.cut(len(images), now.batch):
+    for part in state.parts.cut(batch, now.batch):
         _seed(job.device, int(random_bits(recipe.train.seed, now.number, part.key, _DROPOUT)[0] >> 1))
         with state.parts.computing(part):
             with torch.autocast(job.device.type, job.dtype, enabled=job.dtype is not None):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -26,7 +26,6 @@ from eighteen.data.maker import Batch
 from eighteen.data.tolerance import OnBad
 from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
-from eighteen.training.comparison import Comparison
 from eighteen.training.evaluate import Evaluation, evaluate
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
@@ -57,38 +56,28 @@ def train(
     Diverged (5) after three non-finite losses in a row.
     """
     this = job(recipe, data, run, world)
-    supervised, pulse = pulse is not None, pulse or Heartbeat(hang_s=recipe.train.hang_s, is_alone=world.size > 1)
+    pulse = pulse or Heartbeat(hang_s=recipe.train.hang_s, is_alone=world.size > 1)
     with pulse, dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model)
         ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
-        compared = Comparison(world, this.device, state, pulse)
-        if state.communication:
-            state.communication.reached = pulse.reached
         with (
             train_loader(this, state) as loader,
-            Reporter(this, state, loader, on_event, is_supervised=supervised) as report,
-            watchdog(this, pulse) if pulse.is_alone else nullcontext(),
-            dist.peers_needed(world),
+            Reporter(this, state, loader, pulse, on_event) as report,
+            watchdog(this, pulse),
         ):
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
-                for warning in compared.stepped(now):
-                    report.warn(warning)
                 if epoch := this.plan.ends_epoch(now):
                     is_due = evaluation_due(this, now, epoch)
                     report.epoch_ended(now, epoch, validate(this, state, report.tolerance, pulse) if is_due else None)
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
-                    pulse.doing("save")
-                    if ending:
-                        compared.check()
                     report.save()
                 if ending:
                     break
             assert ending is not None  # the last step ends the run
-            pulse.doing("end")
             last = report.ended(ending)
     if ending == "stopped":
         raise stopped(run)

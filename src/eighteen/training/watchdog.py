@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import Store, _get_default_store
 from eighteen.base.errors import EighteenError, PeerLost, Stopped
 from eighteen.base.rundir import RunDir, stamp
 from eighteen.training import checkpoint
+from eighteen.training.dist import peers_needed
 from eighteen.training.heartbeat import Heartbeat, hanging
 from eighteen.training.job import Job
 
@@ -32,12 +33,20 @@ WAITING = "eighteen/waits-for-pictures"
 
 @contextmanager
 def watchdog(this: Job, pulse: Heartbeat) -> Iterator[None]:
-    """Watch this rank for as long as the block lasts. PeerLost becomes Stopped where a checkpoint is there."""
+    """Watch this rank for as long as the block lasts, unless a supervisor does or it is the only one.
+
+    PeerLost becomes Stopped where a checkpoint is there.
+    """
+    if not pulse.is_alone:
+        with peers_needed(this.world):
+            yield
+        return
     ended = threading.Event()
     store = _get_default_store()
     threading.Thread(target=_watch, args=(this, pulse, store, ended), name="eighteen-watchdog", daemon=True).start()
     try:
-        yield
+        with peers_needed(this.world):
+            yield
     except PeerLost as error:
         raise _as_stopped(this.run, error) from error
     finally:
