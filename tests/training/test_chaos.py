@@ -22,14 +22,14 @@ from eighteen.training import checkpoint
 
 CHANGES = (
     model("troubled"),
-    "model.args.slow_s=0.02",
+    "model.args.slow_s=0.03",
     "optim.ema=0.9",
     "augment.mixup=0.2",
     "phases.0.epochs=15",  # 60 steps, each with a checkpoint
     "optim.lr=[[0, 0.05], [5, 0.1], [15, 0.0]]",
     "train.checkpoint_minutes=1e-9",
 )
-TRAINS_S = 2.5  # how long, about: a kill comes at any time of that
+TRAINS_S = 1.8  # how long, about: a kill comes at any time of that
 
 
 class Command:
