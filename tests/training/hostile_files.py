@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from eighteen.base.files import write_json
 from eighteen.data import dataset
 from eighteen.data.index import INDEX_DTYPE
 from eighteen.data.shards import sha256_of
@@ -259,7 +260,7 @@ def signed(checkpoint: Path) -> None:
     """Write the commit mark anew, as whoever changes a file would."""
     files = [file for file in checkpoint.iterdir() if file.name != "commit.json"]
     facts = {f.name: {"bytes": f.stat().st_size, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in files}
-    (checkpoint / "commit.json").write_text(json.dumps(facts))
+    write_json(checkpoint / "commit.json", facts)
 
 
 def runs(folder: Path, run: Path, marker: Path) -> dict[str, Path]:
@@ -297,7 +298,7 @@ def runs(folder: Path, run: Path, marker: Path) -> dict[str, Path]:
     (checkpoint / "model.safetensors").write_bytes(safetensors(tensor([MANY], 0, MANY)))
     signed(checkpoint)
     outside = copy("outside") / "commit.json"
-    outside.write_text(json.dumps({"../../../../outside.bin": {"bytes": 6, "sha256": "x"}}))
+    write_json(outside, {"../../../../outside.bin": {"bytes": 6, "sha256": "x"}})
     return made
 
 
@@ -351,6 +352,8 @@ def make(folder: Path, data: Path, jpegs: Path, run: Path, marker: Path) -> list
         add(f"check tar {name}", 3, "problems", "check", path)
     (folder / "checkpoints").mkdir()
     for name, path in runs(folder / "checkpoints", run, marker).items():
+        events = path / "events.jsonl"  # as of a run that was killed: one that has ended is refused for that
+        events.write_text("".join(line for line in events.read_text().splitlines(keepends=True) if '"end"' not in line))
         code = 2 if name == "model" else 3
         picture = folder / "outside.png"
         add(f"predict with {name}", code, "", "predict", path, picture, "--out", folder / "out.csv")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+PACE_S = "EIGHTEEN_TEST_PACE_S"
 GATE = "EIGHTEEN_TEST_GATE"  # a named pipe: ``gated`` waits at its sixth step until somebody opens it for writing
 
 
@@ -155,6 +156,22 @@ def troubled(
     rank: int | None = None,
 ) -> Troubled:
     return Troubled(grouped(num_classes, in_chans), slow_s, slow_to, flip_at, rank)
+
+
+class Paced(nn.Module):
+    """``normed``, whose forward passes of training take as long as ``PACE_S`` says."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(float(os.environ.get(PACE_S, 0)) * self.training)
+        return self.net(images)
+
+
+def paced(num_classes: int, in_chans: int) -> Paced:
+    return Paced(normed(num_classes, in_chans))
 
 
 def gated(num_classes: int, in_chans: int) -> Gated:

@@ -134,12 +134,12 @@ def spread(seconds: list[float]) -> str:
 
 
 def test_a_slow_rank_is_named_and_a_wrong_one_ends_the_run(data, tmp_path):
-    """Rank 1 takes longer for its first 50 steps; then one bit of its weights flips."""
+    """Rank 1 takes longer for its first 50 steps; then one bit of its weights flips, found before it would be saved."""
     bad = [
         f"model.args.{key}={value}" for key, value in (("slow_s", 0.05), ("slow_to", 50), ("flip_at", 70), ("rank", 1))
     ]
     with pytest.raises(
-        MachineError, match=r"weights of 2 ranks after step 100: got other bits on rank 1, need the same"
+        MachineError, match=r"weights of 2 ranks after step 72: got other bits on rank 1, need the same"
     ):
         train(data, tmp_path, model("troubled"), *bad, *STEPS_LONG, procs=2)
     run = next((tmp_path / "runs").iterdir())
