@@ -154,8 +154,9 @@ def troubled(
     slow_to: float = math.inf,
     flip_at: int = -1,
     rank: int | None = None,
+    net: str = "grouped",
 ) -> Troubled:
-    return Troubled(grouped(num_classes, in_chans), slow_s, slow_to, flip_at, rank)
+    return Troubled(globals()[net](num_classes, in_chans), slow_s, slow_to, flip_at, rank)
 
 
 class Paced(nn.Module):

@@ -22,6 +22,7 @@ from eighteen.training import checkpoint
 
 CHANGES = (
     model("troubled"),
+    "model.args.net='normed'",  # batch norm and dropout
     "model.args.slow_s=0.03",
     "optim.ema=0.9",
     "augment.mixup=0.2",
