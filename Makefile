@@ -34,7 +34,7 @@ check: $(ENV)  ## format, lint, types, layers
 	@$(BIN)/pytest -q tests/test_layers.py
 
 bench: $(ENV)  ## run the benchmarks, on the pictures in DATA=
-	@set -e; for name in startup overhead training finetuning; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	@set -e; for name in startup overhead reliability training finetuning; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 wheel: $(ENV)  ## build dist/*.whl, which brings its own libjpeg-turbo
 	@rm -rf dist
