@@ -69,7 +69,7 @@ def test_a_step_may_take_five_times_the_usual_and_the_first_of_a_phase_as_long_a
 
 @pytest.mark.parametrize(
     ("kind", "silent_s", "limit_s"),
-    [("data", 10, math.inf), ("end", SILENT_S, math.inf), ("save", SILENT_S, GENEROUS_S), ("evaluate", 10, GENEROUS_S)],
+    [("data", 10, math.inf), ("end", SILENT_S, math.inf), ("save", 10, GENEROUS_S), ("evaluate", 10, GENEROUS_S)],
 )
 def test_how_long_what_may_take(kind, silent_s, limit_s):
     pulse = Heartbeat(hang_s=10)

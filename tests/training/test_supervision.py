@@ -24,7 +24,8 @@ from eighteen.training import ranks
 T = TypeVar("T")
 
 STEPS_LONG = ("phases.0.epochs=30", "optim.lr=[[0, 0.05], [10, 0.1], [30, 0.0]]", "optim.ema=0.9")  # 120 steps
-SLOWLY = (model("troubled"), "model.args.slow_s=0.02", "train.checkpoint_minutes=1e-9", *STEPS_LONG)
+SLOWLY = (model("troubled"), "model.args.net='normed'", "model.args.slow_s=0.02", "train.checkpoint_minutes=1e-9")
+SLOWLY = (*SLOWLY, *STEPS_LONG)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 BEAT_S = 0.5
 GENEROUS_S = 600.0  # for what has no usual length: the first step of a phase compiles, a checkpoint waits for a disk
-SILENT_S = 60.0  # loading a library, or saving, can keep all threads of a process from running, but not so long
+SILENT_S = 60.0  # loading a library can keep all threads of a process from running, but not so long
 NUM_KEPT = 64  # durations that the usual one is taken of
 FACTOR = 5.0  # a step may take as many times the usual
 
@@ -85,7 +85,7 @@ class Heartbeat:
         # what follows something else waits for ranks that are still at it
         self._is_usual = bool(self._durations[kind, phase]) and (before[0] in (kind, "data") or not self.is_alone)
         self._now, self._began = (kind, phase), now
-        self._fields[2] = self.hang_s if kind in ("step", "evaluate", "data") else SILENT_S
+        self._fields[2] = SILENT_S if kind in ("start", "end") else self.hang_s
         self._fields[3] = self._limit_s(kind, phase)
         if step is not None:
             self._fields[4], self._fields[5] = step, 0.0
