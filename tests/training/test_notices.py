@@ -205,7 +205,8 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 @pytest.mark.soak
 def test_an_interruption_in_mid_run_leaves_a_durable_checkpoint_within_30_s(server, data, tmp_path):
     """In a process of its own, which polls as often as it really does."""
-    changes = ("phases.0.epochs=1500", "optim.lr=[[0, 0.05], [1500, 0.0]]", *LONG[2:], "eval.every=1500", "train.notices='aws'")
+    changes = ("phases.0.epochs=1500", "optim.lr=[[0, 0.05], [1500, 0.0]]", *LONG[2:], "eval.every=1500")
+    changes = (*changes, "train.notices='aws'")
     process = start(data, tmp_path, *changes)
     wait_for(process, "phase 0")
     server.wait_for(ACTION)
