@@ -58,7 +58,7 @@ clean:  ## remove what the targets made, the environment too
 $(ENV): pyproject.toml uv.lock $(wildcard native/*) | $(TOOLS)
 	@scripts/get-libjpeg.sh
 	@echo "Setting up .venv from uv.lock: some minutes and some GB the first time ..."
-	@$(UV) sync --locked $(if $(CI),--quiet)
+	@$(UV) sync --locked --compile-bytecode $(if $(CI),--quiet)
 	@touch $@
 
 # into a folder of its own: works for root, without the venv module, and where pip may not touch the system's Python
