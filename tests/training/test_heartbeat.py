@@ -84,9 +84,12 @@ def test_a_rank_alone_has_time_in_a_step_after_something_else(monkeypatch):
         for kind in ("step", "data", "step", "data", "step"):
             pulse.doing(kind)
         assert pulse.now().limit_s == 10
-        pulse.doing("save")
-        pulse.doing("step")
+        for kind in ("compare", "save", "data", "step"):
+            pulse.doing(kind)
         assert pulse.now().limit_s == limit_s
+        for kind in ("data", "step", "compare"):
+            pulse.doing(kind)
+            assert pulse.now().limit_s == (math.inf if kind == "data" else 10)
 
 
 def test_what_a_process_says_is_seen_from_another_until_it_is_stopped(tmp_path):

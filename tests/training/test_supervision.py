@@ -26,6 +26,7 @@ T = TypeVar("T")
 STEPS_LONG = ("phases.0.epochs=30", "optim.lr=[[0, 0.05], [10, 0.1], [30, 0.0]]", "optim.ema=0.9")  # 120 steps
 SLOWLY = (model("troubled"), "model.args.net='normed'", "model.args.slow_s=0.02", "train.checkpoint_minutes=1e-9")
 SLOWLY = (*SLOWLY, *STEPS_LONG)
+ONLY_STEPS = ("train.checkpoint_minutes=5", "train.checkpoint='phase'", "eval.every=1000")  # whoever watches itself has long for others
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +258,7 @@ def assert_ended_as_it_should(ended: tuple[int, str]) -> None:
 
 
 def test_ranks_of_another_launcher_end_by_themselves_where_one_is_stopped(data, tmp_path):
-    run = half_done(data, tmp_path, "train.hang_s=2")
+    run = half_done(data, tmp_path, "train.hang_s=2", *ONLY_STEPS)
     first, second = Foreign(0, run), Foreign(1, run)
     wait_for_steps(run)
     second.process.send_signal(signal.SIGSTOP)
@@ -310,7 +311,7 @@ def two_hosts():
 
 @pytest.mark.soak
 def test_two_hosts_whose_link_goes_down_both_end_with_75(data, tmp_path, two_hosts):
-    run = half_done(data, tmp_path, "phases.0.epochs=300", "optim.lr=[[0, 0.05], [300, 0.0]]")
+    run = half_done(data, tmp_path, "phases.0.epochs=300", "optim.lr=[[0, 0.05], [300, 0.0]]", *ONLY_STEPS)
     hosts = [("ip", "netns", "exec", name) for name in two_hosts]
     both = [Foreign(rank, run, address="10.18.0.1", at=at) for rank, at in enumerate(hosts)]
     wait_for_steps(run)

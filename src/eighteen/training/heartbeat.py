@@ -26,6 +26,9 @@ GENEROUS_S = 600.0  # for what has no usual length: the first step of a phase co
 SILENT_S = 60.0  # loading a library can keep all threads of a process from running, but not so long
 NUM_KEPT = 64  # durations that the usual one is taken of
 FACTOR = 5.0  # a step may take as many times the usual
+# What has a usual length, and after what, waits for pictures left aside: after something else the other ranks may still
+# be at that, as the first one saves and may have more to evaluate.
+AFTER = {"step": "step", "evaluate": "evaluate", "compare": "step"}
 
 
 class Beat(NamedTuple):
@@ -49,7 +52,7 @@ class Heartbeat:
 
     hang_s: what is said to hang after that is what hangs, or after 5 times the median of the last 64 of its kind
     is_supervised: somebody reads the file
-    is_alone: nobody sees all ranks: a step after something else, in which the others may still be, has time too
+    is_alone: nobody sees all ranks: what comes after something unusual has time too
     """
 
     def __init__(self, path: Path | None = None, *, hang_s: float = 10.0, is_alone: bool = False) -> None:
@@ -59,6 +62,7 @@ class Heartbeat:
         self._fields = memoryview(self._memory).cast("d")
         self._durations: defaultdict[tuple[str, int], deque[float]] = defaultdict(lambda: deque(maxlen=NUM_KEPT))
         self._now: tuple[str, int] = ("start", 0)
+        self._last = "start"  # before it or now, but no wait for pictures
         self._began = time.monotonic()
         self._is_usual = False  # whether the piece under way may be compared with others
         self._ended = threading.Event()
@@ -73,8 +77,8 @@ class Heartbeat:
         self._ended.set()
 
     def doing(self, kind: str, *, phase: int = 0, step: int | None = None) -> None:
-        """The main thread is about to do ``kind``: "step", "evaluate", "data" (wait for pictures), "end" (what is left
-        when no other rank waits any more), or any other word.
+        """The main thread is about to do ``kind``: "step", "evaluate", "compare" (weights, with the other ranks), "data"
+        (wait for pictures), "end" (what is left when no other rank waits any more), or any other word.
 
         step: how many are done, where one begins
         """
@@ -82,9 +86,10 @@ class Heartbeat:
         self.seconds[before[0]] += now - self._began
         if self._is_usual or not self._durations[before]:
             self._durations[before].append(now - self._began)
-        # what follows something else waits for ranks that are still at it
-        self._is_usual = bool(self._durations[kind, phase]) and (before[0] in (kind, "data") or not self.is_alone)
+        self._is_usual = bool(self._durations[kind, phase]) and (self._last == AFTER.get(kind) or not self.is_alone)
         self._now, self._began = (kind, phase), now
+        if kind != "data":
+            self._last = kind
         self._fields[2] = SILENT_S if kind in ("start", "end") else self.hang_s
         self._fields[3] = self._limit_s(kind, phase)
         if step is not None:
@@ -110,7 +115,7 @@ class Heartbeat:
     def _limit_s(self, kind: str, phase: int) -> float:
         if kind in ("data", "end"):
             return math.inf
-        if kind not in ("step", "evaluate") or not self._is_usual:
+        if kind not in AFTER or not self._is_usual:
             return GENEROUS_S
         return max(self.hang_s, FACTOR * statistics.median(self._durations[kind, phase]))
 

@@ -194,8 +194,9 @@ class Reporter:
 
         MachineError if a rank has other weights: they are not saved.
         """
-        self._pulse.doing("save")
+        self._pulse.doing("compare")
         self._compared.check()
+        self._pulse.doing("save")
         self._flush()
         began = self._saved_at = time.monotonic()
         self.save_agreed = False
