@@ -39,7 +39,7 @@ def test_another_model_brings_no_args():
         ("modl.name='x'", "did you mean 'model'"),
         ("phases.1.size=-1", r"phases\[1\]\.size: got -1, need greater than or equal to 8"),
         ("phases.7.size=64", "got 7, need a row from 0 to 1"),
-        ("optim.name='adam'", "got 'adam', need 'sgd' or 'adamw'"),
+        ("optim.name='adam'", "got 'adam', need 'sgd', 'adamw', 'lars' or 'muon'"),
         ("optim.lr=[[1, 0.1]]", "epochs start at 0 and rise"),
         ("optim.lr=[[0, 0.1], [5, 0]]", "optim.lr ends at epoch 5 but the phases end at 18"),
         ("augment.rotate=[10, -10]", r"rotate needs \[min, max\]"),
@@ -68,5 +68,5 @@ def test_own_recipe_is_a_file(tmp_path):
 
 
 def test_size_in_percent_is_of_the_datasets_side():
-    recipe = recipes.load("fast", changes=["phases.0.size=70%", "eval.size=100%"], side=28)
+    recipe = recipes.load("fast", changes=["phases.0.size=70%", "eval.size=100%", "eval.rect=false"], side=28)
     assert (recipe.phases[0].size, recipe.phases[1].size, recipe.eval.size) == (20, 160, 28)

@@ -246,7 +246,7 @@ def test_rectangular_evaluation_keeps_like_ratios_together(tmp_path, pictures):
             picture.resize((width, height)).rotate(number).save(path)
     pack(tmp_path / "source", tmp_path / "rect.e18", val=0.0, procs=1)
     split = datasets.open(tmp_path / "rect.e18").splits["train"]
-    batches = evaluation(split, size=60, rect=True, batch=4)
+    batches = evaluation(split, size=64, rect=True, batch=4)
     assert [tuple(batch.images.shape[2:]) for batch in batches] == [(96, 64), (64, 64), (64, 128)]
 
 

@@ -9,8 +9,9 @@ from small_nets import normed
 from torch import nn
 
 from eighteen.base.errors import RecipeError
-from eighteen.base.recipe import Optim
-from eighteen.training.optim import optimizer, parameter_groups, set_lr
+from eighteen.base.recipe import Optim, Phase
+from eighteen.base.schedule import Step
+from eighteen.training.optim import optimizer, parameter_groups, set_rates
 
 
 def names(model: nn.Module, groups: list[dict]) -> list[set[str]]:
@@ -36,10 +37,14 @@ def test_norms_and_biases_never_decay(model):
     assert decaying | spared == set(model.parameters())
 
 
+def step(lr: float) -> Step:
+    return Step(0, 0, Phase(epochs=1, size=8, batch=1), 0, 0.0, lr, 0.9, 0.0)
+
+
 def test_a_stage_learns_at_its_own_rate_and_the_longest_name_counts():
     model = normed(4, 3)
     own = optimizer(model, Optim(batch=1, lr=[(0, 0.1)]), lr_scale={"body": 0.1, "body.4": 0.5})
-    set_lr(own, 2.0)
+    set_rates(own, step(2.0))
     rates = {
         name: group["lr"]
         for group, found in zip(own.param_groups, names(model, own.param_groups), strict=True)
@@ -61,7 +66,7 @@ def test_a_rate_of_zero_keeps_a_stage_as_it_is():
     model = normed(4, 3)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     own = optimizer(model, Optim(batch=1, lr=[(0, 0.1)], weight_decay=0.1), lr_scale={"body": 0.0})
-    set_lr(own, 0.1)
+    set_rates(own, step(0.1))
     model(torch.rand(2, 3, 8, 8)).sum().backward()
     own.step()
     changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}

@@ -26,7 +26,8 @@ T = TypeVar("T")
 STEPS_LONG = ("phases.0.epochs=30", "optim.lr=[[0, 0.05], [10, 0.1], [30, 0.0]]", "optim.ema=0.9")  # 120 steps
 SLOWLY = (model("troubled"), "model.args.net='normed'", "model.args.slow_s=0.02", "train.checkpoint_minutes=1e-9")
 SLOWLY = (*SLOWLY, *STEPS_LONG)
-ONLY_STEPS = ("train.checkpoint_minutes=5", "train.checkpoint='phase'", "eval.every=1000")  # whoever watches itself has long for others
+# a rank that watches itself has long for whatever is no step
+ONLY_STEPS = ("train.checkpoint_minutes=5", "train.checkpoint='phase'", "eval.every=1000")
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=8, le=4096)]
 Batch = Annotated[int, Field(gt=0, le=4_000_000)]
 Range = tuple[float, float]
+Points = list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]]  # [epoch, value]
+
+SIZE_STEP = 32  # pixels from one size of a ramp to the next
+SIZE_MULTIPLE = 8  # of the ends of a ramp
+RECT_MULTIPLE = 32  # of a rectangular evaluation's size
 
 
 class Section(BaseModel):
@@ -53,49 +58,116 @@ class Drops(Section):
 
 
 class Optim(Section):
-    name: Literal["sgd", "adamw"] = Field(default="sgd", description="which optimiser, in its fused form")
-    momentum: Share = Field(default=0.9, description="of sgd")
-    nesterov: bool = Field(default=True, description="of sgd")
+    name: Literal["sgd", "adamw", "lars", "muon"] = Field(
+        default="sgd",
+        description="which optimiser; lars: for batches above 8,192; muon: for convolutions and linear layers, and sgd"
+        " for all else",
+    )
+    momentum: Share | Points = Field(default=0.9, description="of sgd, lars and muon; or points, as lr")
+    nesterov: bool = Field(default=True, description="of sgd, lars and muon")
+    trust: Annotated[float, Field(gt=0)] = Field(
+        default=0.001, description="of lars: the share of a weight's norm that a step of rate 1 changes"
+    )
+    sgd_scale: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="of muon: multiplier of the rate of what it leaves to sgd"
+    )
+    sgd_momentum: Share | None = Field(default=None, description="of muon: of what it leaves to sgd; none: the same")
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adamw")
     eps: Annotated[float, Field(gt=0)] = Field(default=1e-8, description="of adamw")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="never on norms and biases")
     batch: Batch = Field(description="the batch that the learning rates are written for; they scale with it")
-    lr: list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] | Drops = Field(
+    lr: Points | Drops = Field(
         description="points [epoch, value], the first at epoch 0, the last where the phases end; or drops"
     )
     curve: Literal["linear", "cosine", "step"] = Field(
-        default="linear", description="how the rate goes from one point to the next"
+        default="linear", description="how the rate, and what else has points, goes from one to the next"
     )
-    label_smoothing: Share = Field(default=0.0, description="share of the target that all classes have evenly")
+    label_smoothing: Share | Points = Field(
+        default=0.0, description="share of the target that all classes have evenly; or points, as lr"
+    )
     clip: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="largest norm of all gradients together; 0: any"
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="decay of the weights' moving average a step; 0: none"
     )
+    ema_from: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="the epoch from which on the moving average is taken"
+    )
+    recalibrate: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="train pictures over which batch norm's statistics are taken anew for the averaged weights;"
+        " 0: averaged as the weights are",
+    )
+
+    @property
+    def points(self) -> dict[str, Points]:
+        """What goes through points: key -> them."""
+        keys = ("lr", "momentum", "label_smoothing")
+        return {key: value for key in keys if isinstance(value := getattr(self, key), list)}
 
     @model_validator(mode="after")
-    def _lr_starts_at_zero_and_rises_in_epochs(self) -> Self:
-        if isinstance(self.lr, list):
-            epochs = [epoch for epoch, _ in self.lr]
+    def _points_start_at_zero_and_rise_in_epochs(self) -> Self:
+        for key, points in self.points.items():
+            epochs = [epoch for epoch, _ in points]
             if not epochs or epochs[0] != 0 or any(a >= b for a, b in pairwise(epochs)):
-                raise ValueError("lr needs points [epoch, value] whose epochs start at 0 and rise")
+                raise ValueError(f"{key} needs points [epoch, value] whose epochs start at 0 and rise")
+            if key != "lr" and max(value for _, value in points) > 1:
+                raise ValueError(f"{key} needs values from 0 to 1")
         return self
 
 
 class Phase(Section):
     epochs: Annotated[float, Field(gt=0, le=1_000_000)] = Field(description="how long it lasts, fractions too")
-    size: Size = Field(
-        description="side in pixels; '70%' in a file: of the pictures' side, where all are of one tiny size"
+    size: Size | tuple[Size, Size] = Field(
+        description="side in pixels; [128, 192]: a ramp in steps of 32, each for as long; '70%' in a file: of the"
+        " pictures' side, where all are of one tiny size"
     )
     batch: Batch = Field(description="pictures of one optimiser step, over all ranks")
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25, description="smallest share of the picture's area in a random crop; 1: always the central square"
     )
+    max_scale: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="largest share of the picture's area in a random crop"
+    )
+    rendition: str | None = Field(default=None, description="which rendition to read; none: what data.rendition says")
+    strength: Share = Field(default=1.0, description="of all in [augment] but flip and ratio; 0: none of it")
+    eval_size: Size | None = Field(default=None, description="side of the evaluation's pictures; none: eval.size")
+    eval_rect: bool | None = Field(default=None, description="whether they keep their ratio; none: eval.rect")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes it passes through, each for the same share of its epochs."""
+        if isinstance(self.size, int):
+            return (self.size,)
+        first, last = self.size
+        way = SIZE_STEP if last > first else -SIZE_STEP
+        return (*range(first, last, way), last)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not isinstance(self.size, int):
+            if odd := [side for side in self.size if side % SIZE_MULTIPLE]:
+                raise ValueError(f"a ramp of sizes that are multiples of {SIZE_MULTIPLE}, not {odd[0]}")
+            if self.size[0] == self.size[1]:
+                raise ValueError("two sizes that differ, for a ramp")
+        if self.min_scale > self.max_scale:
+            raise ValueError("a min_scale that is not above max_scale")
+        if self.eval_rect and self.eval_size and self.eval_size % RECT_MULTIPLE:
+            raise ValueError(f"an eval_size that is a multiple of {RECT_MULTIPLE} for eval_rect, not {self.eval_size}")
+        return self
+
+
+def _scaled(values: Range, by: float) -> Range:
+    return values[0] * by, values[1] * by
 
 
 class Augment(Section):
-    flip: bool = Field(default=True, description="mirror half of the pictures, left to right")
+    flip: bool | Literal["alternate", "auto"] = Field(
+        default=True,
+        description="mirror half of the pictures, left to right; alternate: each in every other epoch; auto: alternate,"
+        " unless a test finds that mirrored pictures mean something else, as digits do",
+    )
     min_ratio: Annotated[float, Field(gt=0)] = Field(
         default=3 / 4, description="width / height of a random crop, least"
     )
@@ -114,6 +186,16 @@ class Augment(Section):
     rotate: Range = Field(default=(0.0, 0.0), description="degrees counter-clockwise, [min, max]")
     scale: Range = Field(default=(1.0, 1.0), description="factors, [min, max]")
     shear: Range = Field(default=(0.0, 0.0), description="degrees along the width, [min, max]")
+
+    def at_strength(self, strength: float) -> Augment:
+        """The same with this share of every magnitude and probability; flip and ratio stay."""
+        if strength == 1.0:
+            return self
+        parts = {key: getattr(self, key) * strength for key in ("erase", "mixup", "cutmix", "brightness", "contrast")}
+        whole = {key: round(getattr(self, key) * strength) for key in ("translate", "cutout")}
+        turns = {key: _scaled(getattr(self, key), strength) for key in ("rotate", "shear")}
+        scale = _scaled((self.scale[0] - 1, self.scale[1] - 1), strength)
+        return self.model_copy(update={**parts, **whole, **turns, "scale": (1 + scale[0], 1 + scale[1])})
 
     @model_validator(mode="after")
     def _ranges_are_in_order(self) -> Self:
@@ -136,6 +218,17 @@ class Eval(Section):
     rect: bool = Field(default=False, description="batches of like aspect ratio keep it, sides multiples of 32")
     batch: Batch = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
     every: PositiveInt = Field(default=1, description="epochs between evaluations; the last epoch always has one")
+    tta: Literal["none", "flip", "crops"] = Field(
+        default="none",
+        description="test-time augmentation: the mean over a picture and its mirror image, or over those of six crops;"
+        " reported beside the plain numbers",
+    )
+
+    @model_validator(mode="after")
+    def _rectangles_have_multiples(self) -> Self:
+        if self.rect and self.size % RECT_MULTIPLE:
+            raise ValueError(f"a size that is a multiple of {RECT_MULTIPLE} for rect, not {self.size}")
+        return self
 
 
 class Data(Section):
@@ -171,7 +264,9 @@ class Train(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="auto: bf16 where the device computes in it"
     )
-    compile: bool = Field(default=False, description="torch.compile the model")
+    compile: bool | Literal["auto"] = Field(
+        default="auto", description="torch.compile the model for each size before the first step; auto: where it pays"
+    )
     deterministic: bool = Field(default=False, description="repeatable algorithms only, and float32 without shortcuts")
     exact: bool = Field(default=False, description="the same bits on 1, 2, 4 ... ranks: see docs/reliability.md")
     virtual_workers: PositiveInt = Field(
@@ -226,11 +321,26 @@ class Recipe(Section):
     def epochs(self) -> float:
         return sum(phase.epochs for phase in self.phases)
 
+    @property
+    def flat_phases(self) -> tuple[Phase, ...]:
+        """The phases with each ramp of sizes as several of one size."""
+        return tuple(
+            phase.model_copy(update={"size": size, "epochs": phase.epochs / len(phase.sizes)})
+            for phase in self.phases
+            for size in phase.sizes
+        )
+
+    def eval_in(self, phase: Phase) -> Eval:
+        """How it is evaluated while this phase lasts."""
+        own = {"size": phase.eval_size, "rect": phase.eval_rect}
+        return self.eval.model_copy(update={key: value for key, value in own.items() if value is not None})
+
     @model_validator(mode="after")
-    def _lr_ends_with_the_phases(self) -> Self:
-        lr = self.optim.lr
-        if isinstance(lr, list) and self.optim.curve != "step" and abs(lr[-1][0] - self.epochs) > 1e-6 * self.epochs:
-            raise ValueError(f"optim.lr ends at epoch {lr[-1][0]:g} but the phases end at {self.epochs:g}")
+    def _points_end_with_the_phases(self) -> Self:
+        for key, points in self.optim.points.items():
+            end = points[-1][0]
+            if self.optim.curve != "step" and abs(end - self.epochs) > 1e-6 * self.epochs:
+                raise ValueError(f"optim.{key} ends at epoch {end:g} but the phases end at {self.epochs:g}")
         return self
 
 
@@ -310,17 +420,17 @@ def dump(recipe: Recipe) -> str:
 
 
 def stretched(recipe: Recipe, epochs: float) -> Recipe:
-    """The recipe over another number of epochs: all phases and learning-rate points in proportion."""
+    """The recipe over another number of epochs: all phases and points in proportion."""
     if not epochs > 0:
         raise RecipeError("--epochs", got=f"{epochs:g}", need="a number above 0", hint="--epochs 18")
     tree, factor = recipe.model_dump(mode="json"), epochs / recipe.epochs
     for phase in tree["phases"]:
         phase["epochs"] *= factor
-    lr = tree["optim"]["lr"]
-    if isinstance(lr, dict):
-        lr["every"] *= factor
-    else:
-        tree["optim"]["lr"] = [[epoch * factor, value] for epoch, value in lr]
+    if isinstance(recipe.optim.lr, Drops):
+        tree["optim"]["lr"]["every"] *= factor
+    for key, points in recipe.optim.points.items():
+        tree["optim"][key] = [[epoch * factor, value] for epoch, value in points]
+    tree["optim"]["ema_from"] *= factor
     return parse(tree)
 
 
@@ -379,12 +489,15 @@ def _with_batch(recipe: Recipe, batch: int) -> dict[str, Any]:
     return tree
 
 
+_MEMBER = re.compile(r"Drops$|bool$|(list|tuple|literal|constrained|function)[-\[]")  # of a union
+
+
 def _explain(error: ValidationError) -> RecipeError:
     """The first fault that pydantic found, in our four parts; unknown keys first, since they cause the others."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
     # pydantic also names the member of a union, which is no key
-    location = [part for part in fault["loc"] if part != "Drops" and not str(part).startswith("list[")]
+    location = [part for part in fault["loc"] if not _MEMBER.match(str(part))]
     where = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in location)) or "recipe"
     dotted = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from eighteen.base.recipe import Drops, Optim, Phase, Recipe
+from eighteen.base.recipe import Drops, Optim, Phase, Points, Recipe
 
 
 @dataclass(frozen=True)
@@ -14,70 +15,119 @@ class Step:
     """One optimiser step.
 
     number counts from 0; first is the stream position of its first sample; epoch is that position in epochs.
+    phase: its place in ``Recipe.flat_phases``, and row: the phase itself, of one size
     lr is already scaled to the phase's batch.
     """
 
     number: int
     phase: int
-    size: int
-    batch: int
-    min_scale: float
+    row: Phase
     first: int
     epoch: float
     lr: float
+    momentum: float
+    label_smoothing: float
+
+    @property
+    def size(self) -> int:
+        assert isinstance(self.row.size, int)
+        return self.row.size
+
+    @property
+    def batch(self) -> int:
+        return self.row.batch
+
+    @property
+    def after(self) -> int:
+        """The stream position after its last sample."""
+        return self.first + self.batch
 
 
 @dataclass(frozen=True)
 class _Stretch:
-    """The steps of one phase: from ``step`` on, starting at stream position ``first``."""
+    """Steps of one phase, from ``step`` on, starting at stream position ``first``.
+
+    planned: the epoch of the recipe it starts at, and how much of it each step passes
+    """
 
     step: int
     first: int
-    phase: Phase
+    phase: int
+    row: Phase
+    planned: float
+    planned_per_step: float
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """All steps of a run; ``at`` is a lookup, so that a run can start again anywhere."""
+    """All steps of a run; ``at`` is a lookup, so that a run can start again anywhere.
+
+    epochs: the recipe's      end: the stream position at which the phases end, between those of two steps
+    """
 
     optim: Optim
     epochs: float
     num_samples: int
     stretches: tuple[_Stretch, ...]
     num_steps: int
+    end: float
 
     def at(self, number: int) -> Step:
         """Step ``number`` of 0 .. num_steps-1; IndexError beyond."""
         if not 0 <= number < self.num_steps:
             raise IndexError(number)
-        index = bisect.bisect_right(self.stretches, number, key=lambda stretch: stretch.step) - 1
-        stretch = self.stretches[index]
-        phase = stretch.phase
-        first = stretch.first + (number - stretch.step) * phase.batch
-        epoch = first / self.num_samples
-        lr = learning_rate(self.optim, epoch) * phase.batch / self.optim.batch
-        return Step(number, index, phase.size, phase.batch, phase.min_scale, first, epoch, lr)
+        one = self.stretches[self._index(number)]
+        first = one.first + (number - one.step) * one.row.batch
+        return Step(number, one.phase, one.row, first, first / self.num_samples, *self._rates(one, number))
+
+    def _index(self, number: int) -> int:
+        return bisect.bisect_right(self.stretches, number, key=lambda stretch: stretch.step) - 1
+
+    def _rates(self, one: _Stretch, number: int) -> tuple[float, float, float]:
+        optim, planned = self.optim, self._planned(one, number)
+        lr = learning_rate(optim, planned) * one.row.batch / optim.batch
+        momentum, smoothing = (value_at(each, planned, optim.curve) for each in (optim.momentum, optim.label_smoothing))
+        return lr, momentum, smoothing
+
+    def _planned(self, one: _Stretch, number: int) -> float:
+        return one.planned + (number - one.step) * one.planned_per_step
+
+    def planned(self, number: int) -> float:
+        """The epoch of the recipe at which this step begins; that of num_steps is its last."""
+        return self.epochs if number >= self.num_steps else self._planned(self.stretches[self._index(number)], number)
 
     def samples_before(self, number: int) -> int:
         """How many samples the steps before this one have seen; num_steps is allowed."""
-        if number == 0:
-            return 0
-        last = self.at(number - 1)
-        return last.first + last.batch
+        return self.at(number - 1).after if number else 0
+
+    def steps_from(self, number: int) -> list[tuple[Phase, int]]:
+        """How many steps of which phase there are from this one on."""
+        ends = [stretch.step for stretch in self.stretches[1:]] + [self.num_steps]
+        left = ((one.row, end - max(number, one.step)) for one, end in zip(self.stretches, ends, strict=True))
+        return [(row, count) for row, count in left if count > 0]
 
     def pixels_from(self, number: int) -> int:
         """How many pixels the steps from this one on see."""
-        ends = [stretch.step for stretch in self.stretches[1:]] + [self.num_steps]
-        steps = (max(0, end - max(number, one.step)) for one, end in zip(self.stretches, ends, strict=True))
-        return sum(n * one.phase.batch * one.phase.size**2 for n, one in zip(steps, self.stretches, strict=True))
+        return sum(count * row.batch * row.sizes[0] ** 2 for row, count in self.steps_from(number))
 
     def ends_epoch(self, step: Step) -> int | None:
         """The number of the epoch (from 1) that this step brings to its end, if it does; the last step always does."""
-        after = step.first + step.batch
         if step.number == self.num_steps - 1:
-            return max(1, math.ceil(min(self.epochs, after / self.num_samples) - 1e-6))
-        whole = after // self.num_samples
+            return max(1, math.ceil(min(self.end, step.after) / self.num_samples - 1e-6))
+        whole = step.after // self.num_samples
         return whole if whole > step.first // self.num_samples else None
+
+    def revised(self, number: int, factor: float) -> Schedule:
+        """From step ``number`` on ``factor`` times as many steps: the rest of the recipe is passed faster or slower,
+        each phase that is left in proportion, with at least one step; rates still end where they should.
+        """
+        index = self._index(number)
+        kept, now = self.stretches[: index + (self.stretches[index].step < number)], self.stretches[index]
+        rest = [replace(now, planned=self._planned(now, number)), *self.stretches[index + 1 :]]
+        ends = [one.planned for one in rest[1:]] + [self.epochs]
+        spans = [(one.phase, one.row, one.planned, end) for one, end in zip(rest, ends, strict=True)]
+        stretches, num_steps, end = _laid(spans, number, self.samples_before(number), self.num_samples, factor)
+        return replace(self, stretches=(*kept, *stretches), num_steps=num_steps, end=end)
 
 
 def schedule(recipe: Recipe, num_samples: int) -> Schedule:
@@ -85,13 +135,26 @@ def schedule(recipe: Recipe, num_samples: int) -> Schedule:
 
     Each phase has the whole number of steps nearest to its epochs, at least one.
     """
-    stretches, step, first, end = [], 0, 0, 0.0
-    for phase in recipe.phases:
-        stretches.append(_Stretch(step, first, phase))
-        end += phase.epochs * num_samples
-        num_steps = max(1, round((end - first) / phase.batch))
-        step, first = step + num_steps, first + num_steps * phase.batch
-    return Schedule(recipe.optim, recipe.epochs, num_samples, tuple(stretches), step)
+    spans, end = [], 0.0
+    for number, row in enumerate(recipe.flat_phases):
+        begin, end = end, end + row.epochs
+        spans.append((number, row, begin, end))
+    stretches, num_steps, samples = _laid(spans, 0, 0, num_samples, 1.0)
+    return Schedule(recipe.optim, recipe.epochs, num_samples, tuple(stretches), num_steps, samples)
+
+
+def _laid(
+    spans: Sequence[tuple[int, Phase, float, float]], step: int, first: int, num_samples: int, factor: float
+) -> tuple[list[_Stretch], int, float]:
+    """The stretches of these phases, from and to an epoch of the recipe each, from a step and stream position on; the
+    step after the last of them, and where they end in the stream."""
+    stretches, end = [], float(first)
+    for number, row, planned, until in spans:
+        end += (until - planned) * factor * num_samples
+        num_steps = max(1, round((end - first) / row.batch))
+        stretches.append(_Stretch(step, first, number, row, planned, (until - planned) / num_steps))
+        step, first = step + num_steps, first + num_steps * row.batch
+    return stretches, step, end
 
 
 def learning_rate(optim: Optim, epoch: float) -> float:
@@ -101,13 +164,20 @@ def learning_rate(optim: Optim, epoch: float) -> float:
     """
     if isinstance(optim.lr, Drops):
         return optim.lr.start * optim.lr.factor ** math.floor(epoch / optim.lr.every)
-    epochs, values = zip(*optim.lr, strict=True)
+    return value_at(optim.lr, epoch, optim.curve)
+
+
+def value_at(value: float | Points, epoch: float, curve: str) -> float:
+    """What goes through points, at ``epoch``; the last holds after it. A number is the same all the time."""
+    if not isinstance(value, list):
+        return value
+    epochs, values = zip(*value, strict=True)
     right = bisect.bisect_right(epochs, epoch)
     if right == len(epochs):
         return values[-1]
-    if optim.curve == "step":
+    if curve == "step":
         return values[right - 1]
     along = (epoch - epochs[right - 1]) / (epochs[right] - epochs[right - 1])
-    if optim.curve == "cosine":
+    if curve == "cosine":
         along = (1 - math.cos(math.pi * along)) / 2
     return values[right - 1] + (values[right] - values[right - 1]) * along

@@ -50,15 +50,16 @@ def train_boxes(
     visits: NDArray[np.int64],
     samples: NDArray[np.int64],
     min_scale: float,
+    max_scale: float = 1.0,
     min_ratio: float,
     max_ratio: float,
 ) -> NDArray[np.float32]:
     """A random box for each sample, later resized to the training size (Szegedy et al. 2014, arXiv 1409.4842, as
     torchvision does it).
 
-    Its share of the picture's area is uniform in [min_scale, 1], its ratio width / height log-uniform in [min_ratio,
-    max_ratio], its place uniform. Where no attempt fits, the largest central box of an allowed ratio. min_scale 1 means
-    no chance at all: the central square.
+    Its share of the picture's area is uniform in [min_scale, max_scale], its ratio width / height log-uniform in
+    [min_ratio, max_ratio], its place uniform. Where no attempt fits, the largest central box of an allowed ratio.
+    min_scale 1 means no chance at all: the central square.
 
     widths, heights, visits, samples: [N] -> [N, 4] float32 of whole numbers
     """
@@ -73,7 +74,7 @@ def train_boxes(
             uniform(seed, visits[left], samples[left], Stream.CROP + 4 * attempt + choice) for choice in range(4)
         )
         full_width, full_height = widths[left].astype(np.float64), heights[left].astype(np.float64)
-        area = full_width * full_height * (min_scale + (1 - min_scale) * area)
+        area = full_width * full_height * (min_scale + (max_scale - min_scale) * area)
         ratio = min_ratio * (max_ratio / min_ratio) ** ratio
         width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
         fits = (width >= 1) & (height >= 1) & (width <= full_width) & (height <= full_height)
@@ -83,8 +84,18 @@ def train_boxes(
     return boxes
 
 
-def train_flips(*, seed: int, visits: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which samples are mirrored, left to right: [N] bool, true for half of them."""
+def train_flips(
+    *, seed: int, visits: NDArray[np.int64], samples: NDArray[np.int64], flip: bool | str = True
+) -> NDArray[np.bool_]:
+    """Which samples are mirrored, left to right: [N] bool, true for half of them.
+
+    flip: False, none is; "alternate", each is in every other of its visits, and half of them in the first (Jordan 2024,
+    arXiv 2404.00498): all samples are seen both ways in any two epochs, which chance does for half of them
+    """
+    if flip is False:
+        return np.zeros(len(samples), bool)
+    if flip == "alternate":
+        return (uniform(seed, np.zeros_like(visits), samples, Stream.FLIP) < 0.5) ^ (visits % 2 == 1)
     return uniform(seed, visits, samples, Stream.FLIP) < 0.5
 
 

@@ -163,8 +163,8 @@ class TrainLoader:
                 yield some
 
     def _rendition_for(self, step: Step) -> Rendition:
-        square = step.min_scale == 1.0
-        return choose_rendition(self._split, self._rendition, size=step.size, share=_mean_share(step), square=square)
+        square, name = step.row.min_scale == 1.0, step.row.rendition or self._rendition
+        return choose_rendition(self._split, name, size=step.size, share=_mean_share(step), square=square)
 
     def _kept_for(self, step: Step, rendition: Rendition, before: Kept | None) -> Kept | None:
         """Where this phase's pictures are kept; what an earlier phase has kept is used again if it is the same."""
@@ -172,9 +172,9 @@ class TrainLoader:
             rendition,
             before,
             side=step.size,
-            share=_mean_share(step) * (_square_share(rendition) if step.min_scale == 1.0 else 1.0),
+            share=_mean_share(step) * (_square_share(rendition) if step.row.min_scale == 1.0 else 1.0),
             channels=self._channels,
-            visits=self._schedule.stretches[step.phase].phase.epochs,
+            visits=step.row.epochs,
             setting=self._kept,
             free=self._free,
             device=self._device,
@@ -192,11 +192,12 @@ class TrainLoader:
             rendition.index["width"][who["samples"]],
             rendition.index["height"][who["samples"]],
             **who,
-            min_scale=first.min_scale,
+            min_scale=first.row.min_scale,
+            max_scale=first.row.max_scale,
             min_ratio=augment.min_ratio,
             max_ratio=augment.max_ratio,
         )
-        flips = train_flips(**who) & augment.flip
+        flips = train_flips(**who, flip=augment.flip)
         for each in zip(samples, visits, boxes.reshape(*samples.shape, 4), flips.reshape(samples.shape), strict=True):
             yield Cut(rendition, *each, first.size, first.size, kept)
 
@@ -257,7 +258,7 @@ def choose_rendition(split: Split, name: str, *, size: int, share: float, square
 
 def _mean_share(step: Step) -> float:
     """Of a picture's area, or of its central square, that a step's crops have."""
-    return 1.0 if step.min_scale == 1.0 else (1 + step.min_scale) / 2
+    return (step.row.min_scale + step.row.max_scale) / 2
 
 
 def _square_share(rendition: Rendition) -> float:

@@ -6,20 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from eighteen.base.errors import RecipeError, did_you_mean
-from eighteen.base.recipe import Optim
+from eighteen.base.recipe import Optim, Points
+from eighteen.base.schedule import Step
 
 
 def optimizer(model: nn.Module, optim: Optim, *, lr_scale: dict[str, float]) -> torch.optim.Optimizer:
-    """SGD or AdamW over the weights that train; the rate of every group is set each step by ``set_lr``.
+    """SGD or AdamW over the weights that train; the rate of every group is set each step by ``set_rates``.
 
     Weight decay stays away from norms and biases, the weights of one dimension (He et al. 2018, arXiv 1812.01187).
     lr_scale: stage -> multiplier
     """
     groups = parameter_groups(model, weight_decay=optim.weight_decay, lr_scale=lr_scale)
     if optim.name == "sgd":
-        nesterov = optim.nesterov and optim.momentum > 0
-        sgd = torch.optim.SGD(groups, lr=0.0, momentum=optim.momentum, nesterov=nesterov, fused=True)
-        for weight in (weight for group in groups for weight in group["params"] if optim.momentum):
+        most = _most(optim.momentum)
+        sgd = torch.optim.SGD(groups, lr=0.0, momentum=most, nesterov=optim.nesterov and most > 0, fused=True)
+        for weight in (weight for group in groups for weight in group["params"] if most):
             # torch leaves the buffers as they come from memory when the very first step is skipped; zeros give the same
             # first step
             sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -51,9 +52,16 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, lr_scale: dict[st
     return list(groups.values())
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, now: Step) -> None:
+    """Learning rate and momentum of this step."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = now.lr * group["lr_scale"]
+        if "momentum" in group:
+            group["momentum"] = now.momentum
+
+
+def _most(value: float | Points) -> float:
+    return max(number for _, number in value) if isinstance(value, list) else value
 
 
 class Ema:

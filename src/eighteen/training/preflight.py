@@ -33,7 +33,7 @@ def preflight(
     channels = data.channels if recipe.data.gray else 3
     for number, phase in enumerate(recipe.phases):
         # batches that are under way in the loader, at the least
-        num_bytes = 5 * channels * phase.size**2 * math.ceil(phase.batch / num_ranks)
+        num_bytes = 5 * channels * max(phase.sizes) ** 2 * math.ceil(phase.batch / num_ranks)
         if num_bytes > (room := available_bytes()):
             got, need = f"{num_bytes:,} bytes of pixels in a batch", f"at most the {room:,} bytes that are free"
             raise RecipeError(f"phases[{number}].batch", got=got, need=need, hint="--batch 64, or a smaller size")
@@ -44,7 +44,12 @@ def preflight(
             raise RecipeError(f"data.{name}", got=got, need=need, hint=f"leave out data.{name}")
     if model is None:
         model = models.build(recipe.model, num_classes=len(data.classes), in_chans=channels)
-    sizes = sorted({*(phase.size for phase in recipe.phases), recipe.eval.size})
+    sizes = sorted(
+        {
+            *(side for phase in recipe.phases for side in phase.sizes),
+            *(recipe.eval_in(phase).size for phase in recipe.phases),
+        }
+    )
     models.try_out(model, recipe.model.name, num_classes=len(data.classes), in_chans=channels, sizes=sizes)
     if init := models.weights_asked_for(recipe.model):
         models.fresh_names(model, weights_of(init), origin=init)
@@ -74,5 +79,5 @@ def checkpoint_bytes(model: nn.Module, optim: Optim) -> int:
     """Bytes of one checkpoint: the weights, their moving average, and what the optimiser keeps of those that train."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
-    copies = {"sgd": 1 if optim.momentum else 0, "adamw": 2}[optim.name]
+    copies = {"sgd": 1 if optim.momentum else 0, "lars": 1, "muon": 1, "adamw": 2}[optim.name]
     return weights * (2 if optim.ema else 1) + trained * copies

@@ -94,7 +94,7 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
         parts = Slices(net, buffers, counters, this.world, recipe.train.ghost_batch or recipe.train.micro_batch)
     state = State(
         model=model,
-        net=_compiled(net) if recipe.train.compile else net,
+        net=_compiled(net) if recipe.train.compile is True else net,
         optimizer=optimizer,
         ema=optim.Ema(model, recipe.optim.ema) if recipe.optim.ema else None,
         buffers=buffers,

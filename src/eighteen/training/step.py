@@ -13,7 +13,7 @@ from eighteen.data.augment import augment
 from eighteen.data.maker import Batch
 from eighteen.training.job import Job
 from eighteen.training.models import check_logits
-from eighteen.training.optim import set_lr
+from eighteen.training.optim import set_rates
 from eighteen.training.state import State
 
 _DROPOUT = 0xD0  # keys the random bits of dropout apart from those of samples
@@ -29,7 +29,7 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
     statistics = state.buffers.clone()
     images, targets = augment(
         batch,
-        recipe.augment,
+        recipe.augment.at_strength(now.row.strength),
         seed=recipe.train.seed,
         num_classes=job.num_classes,
         mean=state.card.mean,
@@ -39,14 +39,14 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
     for place, asked in enumerate(asks, start=4):
         if asked:  # hardly ever, and each write is a kernel
             outcome[place] = 1
-    set_lr(state.optimizer, now.lr)
+    set_rates(state.optimizer, now)
     told = None
     for part in state.parts.cut(batch, now.batch):
         _seed(job.device, int(random_bits(recipe.train.seed, now.number, part.key, _DROPOUT)[0] >> 1))
         with state.parts.computing(part):
             with torch.autocast(job.device.type, job.dtype, enabled=job.dtype is not None):
                 logits = state.net(images[part.start : part.stop])
-            loss = _loss(job, logits, targets[part.start : part.stop])
+            loss = _loss(job, logits, targets[part.start : part.stop], now.label_smoothing)
             outcome[0] += loss.detach()
             if count_hits:
                 outcome[1:3] += _hits(logits, batch.labels[part.start : part.stop])
@@ -90,11 +90,10 @@ def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None
         state.ema.update(state.step)
 
 
-def _loss(job: Job, logits: Tensor, targets: Tensor) -> Tensor:
+def _loss(job: Job, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy in float32, summed over the samples."""
     check_logits(logits, job.recipe.model.name, num_samples=len(targets), num_classes=job.num_classes)
-    weight, smoothing = job.class_weights, job.recipe.optim.label_smoothing
-    return F.cross_entropy(logits.float(), targets, weight, label_smoothing=smoothing, reduction="sum")
+    return F.cross_entropy(logits.float(), targets, job.class_weights, label_smoothing=smoothing, reduction="sum")
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:
