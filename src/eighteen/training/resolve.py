@@ -23,12 +23,13 @@ def resolve(
     model: str | None = None,
     init: str | os.PathLike[str] | None = None,
     epochs: float | None = None,
+    is_timed: bool = False,
     **changes: Any,
 ) -> Recipe:
     """The recipe as it will be run on this dataset; ``say`` is told what was decided here.
 
     Weights to start from bring their model and the mean and std they were trained with, unless others are asked for.
-    changes: see ``base.recipe.load``
+    is_timed: the epochs will be as many as fit into the run's time      changes: see ``base.recipe.load``
     """
     facts = auto.facts(dataset, has_init=init is not None)
     is_auto = recipe == "auto"
@@ -43,7 +44,7 @@ def resolve(
         side=facts.side if facts.is_raw else None,
         **changes,
     )
-    if is_auto and epochs is None and (more := auto.enough_epochs(resolved, facts.num_samples)):
+    if is_auto and epochs is None and not is_timed and (more := auto.enough_epochs(resolved, facts.num_samples)):
         say(f"{more:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
         resolved = recipes.stretched(resolved, more)
     return _normalised(resolved)
