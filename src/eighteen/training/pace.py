@@ -59,10 +59,13 @@ class Pace:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look at the plan again."""
+        """Whether it is time to look at the plan again: also where steps are so much faster than they were measured
+        that the recipe would end long before its time.
+        """
         if self._seconds is None or self._next_mark == len(MARKS):
             return False
-        return self._state.clock.seconds >= MARKS[self._next_mark] * self._until()
+        plan, mark = self._state.plan, MARKS[self._next_mark]
+        return self._state.clock.seconds >= mark * self._until() or plan.planned(self._state.step) >= mark * plan.epochs
 
     def asks(self) -> bool:
         """Whether this rank, the first, tells the others with the coming step that it is due."""
