@@ -77,8 +77,8 @@ class Heartbeat:
         self._ended.set()
 
     def doing(self, kind: str, *, phase: int = 0, step: int | None = None) -> None:
-        """The main thread is about to do ``kind``: "step", "evaluate", "compare" (weights, with the other ranks), "data"
-        (wait for pictures), "end" (what is left when no other rank waits any more), or any other word.
+        """The main thread is about to do ``kind``: "step", "evaluate", "compare" (weights, with the other ranks),
+        "data" (wait for pictures), "end" (what is left when no other rank waits any more), or any other word.
 
         step: how many are done, where one begins
         """
