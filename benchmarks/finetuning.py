@@ -44,7 +44,7 @@ def cifar10(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def pixels(recipe: eighteen.Recipe) -> float:
     """What a recipe costs, in proportion to others."""
-    return sum(phase.epochs * phase.size**2 for phase in recipe.phases)
+    return sum(phase.epochs * phase.sizes[0] ** 2 for phase in recipe.flat_phases)
 
 
 def top1(name: str, data: eighteen.Dataset, folder: str, **options: object) -> eighteen.Result:

@@ -35,8 +35,9 @@ def bare(this: Job, count: int) -> dict[str, Tensor]:
         {"params": [weight for weight in net.parameters() if weight.ndim == 1], "weight_decay": 0.0},
     ]
     if optim.name == "sgd":
-        nesterov = optim.nesterov and optim.momentum > 0
-        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=optim.momentum, nesterov=nesterov, foreach=False)
+        momentum = this.plan.at(0).momentum
+        nesterov = optim.nesterov and momentum > 0
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=momentum, nesterov=nesterov, foreach=False)
     else:
         optimizer = torch.optim.AdamW(groups, lr=0.1, betas=optim.betas, eps=optim.eps, foreach=False)
     card = state.card_of(this)
@@ -44,7 +45,7 @@ def bare(this: Job, count: int) -> dict[str, Tensor]:
         for _, (at, batch) in zip(range(count), loader, strict=False):
             images, targets = augment(batch, recipe.augment, seed=0, num_classes=4, mean=card.mean, std=card.std)
             loss = F.cross_entropy(
-                net(images), targets, this.class_weights, reduction="sum", label_smoothing=optim.label_smoothing
+                net(images), targets, this.class_weights, reduction="sum", label_smoothing=at.label_smoothing
             )
             optimizer.zero_grad()
             (loss / at.batch).backward()
