@@ -24,7 +24,7 @@ from eighteen.training.weights import weights_of
 class State:
     """net is what the step calls (compiled, in DDP); model is the plain module with the weights.
 
-    step counts finished steps.
+    step counts finished steps. best_of: size and rect of the evaluations that best_top1 is the best of.
     """
 
     model: nn.Module
@@ -38,6 +38,7 @@ class State:
     card: Card
     step: int = 0
     seconds_before: float = 0.0
+    best_of: list[int] | None = None
     best_top1: float | None = None
     best_checkpoint: str | None = None
     evals_without_gain: int = 0
@@ -124,6 +125,8 @@ def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:
         if len(each) == this.world.size:  # as many ranks as wrote it: each goes on with its own
             _put(_statistics(state), each[this.world.rank].to(this.device))
     kept = {name: saved.state[name] for name in ("step", "best_top1", "best_checkpoint", "evals_without_gain")}
+    evaluation = this.recipe.final_eval
+    kept["best_of"] = saved.state.get("best_of", [evaluation.size, evaluation.rect])  # older versions had one only
     return dataclasses.replace(state, **kept, seconds_before=saved.state["seconds"], began=time.monotonic())
 
 
@@ -173,16 +176,16 @@ def averaged_weights(state: State) -> Iterator[None]:
 
 
 def card_of(this: Job) -> Card:
-    recipe, data = this.recipe, this.data
+    recipe, data, evaluation = this.recipe, this.data, this.recipe.final_eval
     mean, std = tuple(recipe.data.mean or data.mean), tuple(recipe.data.std or data.std)
     if len(mean) == 1 and this.channels == 3:
         mean, std = mean * 3, std * 3
     return Card(
         classes=data.classes,
         channels=this.channels,
-        size=recipe.eval.size,
-        crop=recipe.eval.crop,
-        rect=recipe.eval.rect,
+        size=evaluation.size,
+        crop=evaluation.crop,
+        rect=evaluation.rect,
         mean=mean,
         std=std,
         kind=data.splits["train"].renditions["full"].kind,

@@ -71,7 +71,8 @@ def train(
                 report.stepped(now, outcome)
                 if epoch := this.plan.ends_epoch(now):
                     is_due = evaluation_due(this, now, epoch)
-                    report.epoch_ended(now, epoch, validate(this, state, report.tolerance, pulse) if is_due else None)
+                    found = validate(this, state, now, report.tolerance, pulse) if is_due else None
+                    report.epoch_ended(now, epoch, found)
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
                     report.save()
@@ -81,7 +82,7 @@ def train(
             last = report.ended(ending)
     if ending == "stopped":
         raise stopped(run)
-    return Result(run.path, state.step, last.top1, last.top5, state.best_top1, state.seconds)
+    return Result(run.path, state.step, best_top1=state.best_top1, seconds=state.seconds, **last._asdict())
 
 
 def start_or_resume(this: Job, model: nn.Module | None) -> State:
@@ -135,14 +136,19 @@ def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
     return "val" in this.data.splits and (is_last or epoch % this.recipe.eval.every == 0)
 
 
-def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
-    """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
+def validate(this: Job, state: State, now: Step, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
+    """Evaluate, as this step's phase says, what prediction would use: moving averages if there are any, the mean of the
+    ranks' statistics. Test-time augmentation, which takes several times as long, only after the last step.
+    """
+    settings = this.recipe.eval_in(now.row)
+    if now.number < this.plan.num_steps - 1:
+        settings = settings.model_copy(update={"tta": "none"})
     with states.averaged_statistics(this, state), states.averaged_weights(state):
         found = evaluate(
             state.model,
             this.data.splits["val"],
             state.card,
-            this.recipe.eval,
+            settings,
             this.world,
             device=this.device,
             dtype=this.dtype,
