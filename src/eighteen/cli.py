@@ -322,8 +322,7 @@ def eval_(
     from eighteen.results import tables
 
     changed = {"size": size, "crop": crop, "rect": rect, "tta": tta}
-    say = lambda line: print(f"warning: {line}", file=sys.stderr)  # noqa: E731
-    found = api.evaluate(run, data, split=split, checkpoint=checkpoint, **changed, say=say)
+    found = api.evaluate(run, data, split=split, checkpoint=checkpoint, **changed, say=_warn)
     if from_environment().is_first:
         _console().print(tables.show(found))
         print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")
@@ -444,6 +443,10 @@ def loader(
     if json is not None:
         feeding.write(found, json)
         print(f"wrote {json}")
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def _show(error: EighteenError) -> int:

@@ -153,7 +153,7 @@ def validate(this: Job, state: State, now: Step, on_bad: OnBad, pulse: Heartbeat
             device=this.device,
             dtype=this.dtype,
             on_bad=on_bad,
-            watched=partial(pulse.over, kind="evaluate"),
+            watched=partial(pulse.over, kind="evaluate", phase=-1 if settings.tta != "none" else now.phase),
         )
     pulse.doing("tell")
     return found
