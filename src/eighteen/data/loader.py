@@ -212,8 +212,10 @@ def eval_batches(
     num_threads: int | None = None,
     rendition: str = "auto",
     on_bad: OnBad = refuse,
+    samples: NDArray[np.int64] | None = None,
 ) -> Generator[Batch, None, None]:
-    """This rank's batches of a split: central crops, every sample exactly once over all ranks.
+    """This rank's batches of a split, or of these of its samples: central crops, every sample exactly once over all
+    ranks.
 
     Batches are the same at any world size, and rank r takes batches r, r + size ...; so a rank may have none. With
     ``settings.rect`` a batch holds pictures of like aspect ratio and is cropped to their mean: short side ``size``,
@@ -223,7 +225,7 @@ def eval_batches(
     """
     stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
     maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
-    cuts = _eval_cuts(stored, settings)[world.rank :: world.size]
+    cuts = _eval_cuts(stored, settings, samples)[world.rank :: world.size]
     ahead = Ahead(maker.make(cuts), depth=2)
     try:
         for sent in ahead:
@@ -279,10 +281,11 @@ def _some_sides(rendition: Rendition) -> NDArray[np.float64]:
     return np.stack([rows["width"], rows["height"]]).astype(np.float64)
 
 
-def _eval_cuts(rendition: Rendition, settings: Eval) -> list[Cut]:
+def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] | None) -> list[Cut]:
     widths, heights = np.asarray(rendition.index["width"]), np.asarray(rendition.index["height"])
     ratios = widths / heights if settings.rect else np.ones(len(widths))
-    by_ratio = np.argsort(ratios, kind="stable")
+    wanted = np.arange(len(widths)) if wanted is None else wanted
+    by_ratio = wanted[np.argsort(ratios[wanted], kind="stable")]
     cuts = []
     for first in range(0, len(by_ratio), settings.batch):
         samples = by_ratio[first : first + settings.batch]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,20 @@ from eighteen.base.errors import DataError, MachineError, RecipeError, did_you_m
 from eighteen.base.recipe import Model
 from eighteen.training.card import Card
 
+NUM_FITTED = 5_000  # train pictures that a model sees before its first step, if it wants to
+
 PRETRAINED = "timm"  # model.init = "timm" asks for the weights that timm publishes: the one network call here
 
 # Arguments of timm that load files of its own choice, pickles too.
 LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A model that looks at some train pictures before its first step."""
+
+    def fit_to(self, pictures: Tensor) -> None:
+        """pictures: [N, C, H, W] float, normalised"""
 
 
 def build(model: Model, *, num_classes: int, in_chans: int, seed: int = 0) -> nn.Module:

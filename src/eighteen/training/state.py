@@ -12,6 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from eighteen.base.world import World
+from eighteen.data.augment import normalise
+from eighteen.data.loader import eval_batches
 from eighteen.training import checkpoint, dist, models, optim
 from eighteen.training.buffers import flatten_buffers
 from eighteen.training.card import Card
@@ -71,11 +74,13 @@ class State:
 
 def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) -> State:
     """Step 0. ``model`` stands in for the recipe's, if given; without init where a checkpoint follows."""
-    recipe = this.recipe
+    recipe, is_given = this.recipe, model is not None
     if model is None:
         model = models.build(recipe.model, num_classes=this.num_classes, in_chans=this.channels, seed=recipe.train.seed)
-        if with_init and (init := models.weights_asked_for(recipe.model)):
-            models.start_from(model, weights_of(init), origin=init)
+    if with_init and isinstance(model, models.Fitted):
+        model.fit_to(_some_pictures(this, models.NUM_FITTED))
+    if with_init and not is_given and (init := models.weights_asked_for(recipe.model)):
+        models.start_from(model, weights_of(init), origin=init)
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
     model = model.to(this.device).to(memory_format=torch.channels_last)
     buffers = flatten_buffers(model)
@@ -105,6 +110,16 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
     )
     state.train_mode()
     return state
+
+
+def _some_pictures(this: Job, count: int) -> Tensor:
+    """The first train pictures of the run's order, as evaluation sees them: [N, C, H, W] float."""
+    split, settings, card = this.data.splits["train"], this.recipe.eval, card_of(this)
+    samples, _ = this.order.at(0, min(count, split.num_samples))
+    square = settings.model_copy(update={"rect": False})
+    how = {"device": torch.device("cpu"), "channels": this.channels, "samples": samples}
+    batches = eval_batches(split, square, World(), **how)
+    return torch.cat([normalise(batch.images, card.mean, card.std) for batch in batches])
 
 
 def _compiled(net: nn.Module) -> nn.Module:
