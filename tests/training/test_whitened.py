@@ -48,7 +48,7 @@ def test_a_shift_moves_the_output_by_its_scale():
     pictures = torch.randn(2, 8, 4, 4)
     before = norm(pictures)
     with torch.no_grad():
-        norm.bias += 1 / 64
+        norm.bias.add_(1 / 64)
     assert torch.allclose(norm(pictures), before + 1, atol=1e-5)
 
 
