@@ -196,3 +196,10 @@ def test_few_pictures_get_more_epochs():
     more = auto.enough_epochs(recipe(), NUM_TRAIN)
     assert more is not None
     assert more * NUM_TRAIN / 26 >= auto.MIN_STEPS
+
+
+@pytest.mark.parametrize(("num_samples", "batch"), [(60_000, None), (4_100, None), (4_000, 256), (300, 32), (20, 16)])
+def test_few_pictures_get_smaller_batches(num_samples, batch):
+    large = recipes.load("tiny", side=32)
+    assert large.phases[0].batch == 500
+    assert auto.small_batch(large, num_samples) == batch
