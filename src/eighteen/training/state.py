@@ -84,7 +84,7 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
     model = model.to(this.device).to(memory_format=torch.channels_last)
     buffers = flatten_buffers(model)
-    optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale)
+    optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale, dtype=this.dtype)
     counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
     communication = dist.Communication(this.device) if this.world.size > 1 else None
     if recipe.train.exact:
