@@ -95,6 +95,7 @@ class Ema:
     """An exponential moving average of all floating-point weights and buffers of a model, updated by one fused call.
 
     The decay starts low and rises: min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage.
+    Before its first step, step 0, the averages are the weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -104,8 +105,11 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = min(self._decay, (1 + step) / (10 + step))
         averages, sources = list(self.tensors.values()), list(self._sources.values())
+        if step < 0:
+            torch._foreach_copy_(averages, sources)  # pyright: ignore[reportPrivateImportUsage]
+            return
+        decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(averages, sources, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
 
     def load(self, tensors: dict[str, Tensor]) -> None:

@@ -28,6 +28,7 @@ class State:
     """net is what the step calls (compiled, in DDP); model is the plain module with the weights.
 
     step counts finished steps.
+    recalibrated: the step after which batch norm's statistics were last taken anew, and all running statistics then
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class State:
     card: Card
     step: int = 0
     seconds_before: float = 0.0
+    recalibrated: tuple[int, Tensor] | None = None
     best_top1: float | None = None
     best_checkpoint: str | None = None
     evals_without_gain: int = 0
