@@ -74,7 +74,9 @@ class Optim(Section):
     sgd_momentum: Share | None = Field(default=None, description="of muon: of what it leaves to sgd; none: the same")
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adamw")
     eps: Annotated[float, Field(gt=0)] = Field(default=1e-8, description="of adamw")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="never on norms and biases")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="never on norms and biases; of muon: of what it leaves to sgd"
+    )
     batch: Batch = Field(description="the batch that the learning rates are written for; they scale with it")
     lr: Points | Drops = Field(
         description="points [epoch, value], the first at epoch 0, the last where the phases end; or drops"
@@ -105,6 +107,13 @@ class Optim(Section):
         """What goes through points: key -> them."""
         keys = ("lr", "momentum", "label_smoothing")
         return {key: value for key in keys if isinstance(value := getattr(self, key), list)}
+
+    @model_validator(mode="after")
+    def _averages_are_there(self) -> Self:
+        for key in ("ema_from", "recalibrate"):
+            if getattr(self, key) and not self.ema:
+                raise ValueError(f"{key} needs averaged weights: ema above 0")
+        return self
 
     @model_validator(mode="after")
     def _points_start_at_zero_and_rise_in_epochs(self) -> Self:
@@ -337,6 +346,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _points_end_with_the_phases(self) -> Self:
+        if self.optim.ema_from >= self.epochs:
+            raise ValueError(f"optim.ema_from is {self.optim.ema_from:g} but the phases end at {self.epochs:g}")
         for key, points in self.optim.points.items():
             end = points[-1][0]
             if self.optim.curve != "step" and abs(end - self.epochs) > 1e-6 * self.epochs:

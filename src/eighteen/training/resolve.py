@@ -14,6 +14,8 @@ from eighteen.data.dataset import Dataset
 from eighteen.training import auto, chirality
 from eighteen.training.weights import normalisation_of
 
+LARGEST_OF_SGD = 8_192  # up to it SGD trains ImageNet as well as with small batches (Goyal et al. 2017, arXiv 1706.02677)
+
 
 def resolve(
     recipe: str | Recipe,
@@ -51,6 +53,9 @@ def resolve(
     if is_auto and epochs is None and (more := auto.enough_epochs(resolved, facts.num_samples)):
         say(f"{more:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
         resolved = recipes.stretched(resolved, more)
+    largest = max(phase.batch for phase in resolved.phases)
+    if resolved.optim.name == "sgd" and largest > LARGEST_OF_SGD:
+        say(f"a batch of {largest:,} is large for sgd, which may not learn with it: --set optim.name=lars, or muon")
     if resolved.augment.flip == "auto":
         resolved = _mirrored_or_not(resolved, dataset, say)
     return _normalised(resolved)

@@ -28,6 +28,7 @@ class State:
     """net is what the step calls (compiled, in DDP); model is the plain module with the weights.
 
     step counts finished steps.
+    recalibrated: the step after which batch norm's statistics were last taken anew, and all running statistics then
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class State:
     card: Card
     step: int = 0
     seconds_before: float = 0.0
+    recalibrated: tuple[int, Tensor] | None = None
     best_top1: float | None = None
     best_checkpoint: str | None = None
     evals_without_gain: int = 0
@@ -84,7 +86,7 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
     model = model.to(this.device).to(memory_format=torch.channels_last)
     buffers = flatten_buffers(model)
-    optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale)
+    optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale, dtype=this.dtype)
     counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
     communication = dist.Communication(this.device) if this.world.size > 1 else None
     if recipe.train.exact:

@@ -29,6 +29,7 @@ from eighteen.training import state as states
 from eighteen.training.evaluate import Evaluation, evaluate
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
+from eighteen.training.recalibration import recalibrate
 from eighteen.training.reporting import MAX_STREAK, Reporter
 from eighteen.training.state import State
 from eighteen.training.step import train_step
@@ -138,6 +139,8 @@ def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
 def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
     """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
     with states.averaged_statistics(this, state), states.averaged_weights(state):
+        pulse.doing("recalibrate")
+        recalibrate(this, state)
         found = evaluate(
             state.model,
             this.data.splits["val"],
