@@ -190,6 +190,10 @@ def train(
     runs_dir: Path = Path("runs"),
     checkpoint_to: str | None = None,
     new: bool = False,
+    time: str | None = None,
+    until: str | None = None,
+    cost: str | None = None,
+    price_usd_h: float | None = None,
     resume: str | None = None,
 ) -> None:
     """Train a classifier, evaluate it, and keep everything in a run folder.
@@ -213,9 +217,14 @@ def train(
         runs_dir: Where runs lie.
         checkpoint_to: Copy each checkpoint there as well: a path, or a URL of fsspec such as s3://bucket/folder.
         new: Start a new run, also where one of the same command could go on.
+        time: How long all may take, e.g. 18m, 90s, 1h30m: as many epochs as fit.
+        until: End with the first evaluation as good as this, e.g. top1=0.93.
+        cost: What all may cost, e.g. '$2': the same as --time, by --price-usd-h.
+        price_usd_h: Of the machines, in dollars an hour; also tells what a run without --cost cost.
         resume: Go on with this run, or with a copy of one (URL/RUN); data only if its dataset has moved.
     """
     from eighteen import api
+    from eighteen.base.clock import process_began
     from eighteen.results.terminal import Display
 
     if resume is None and data is None:
@@ -223,7 +232,8 @@ def train(
         raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
     named = {"freeze-to": freeze_to, "import-pth": import_pth, "name": name}
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
-    named |= {"checkpoint-to": checkpoint_to, "new": new}
+    named |= {"checkpoint-to": checkpoint_to, "new": new, "time": time, "until": until, "cost": cost}
+    named |= {"price-usd-h": price_usd_h}
     given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
@@ -239,6 +249,7 @@ def train(
                 procs=procs,
                 min_ranks=min_ranks,
                 runs_dir=runs_dir,
+                began=process_began(),
                 on_event=display,
                 say=say,
             )
@@ -261,6 +272,11 @@ def train(
                 runs_dir=runs_dir,
                 checkpoint_to=checkpoint_to,
                 new=new,
+                time=time,
+                until=until,
+                cost=cost,
+                price_usd_h=price_usd_h,
+                began=process_began(),
                 on_event=display,
                 say=say,
             )

@@ -21,7 +21,7 @@ def steps(this: Job, count: int) -> tuple[State, list[Tensor]]:
     now, outcomes = state.start(this), []
     with train.train_loader(this, now) as loader:
         for _, (at, batch) in zip(range(count), loader, strict=False):
-            outcomes.append(step.train_step(this, now, batch, at, count_hits=True, asks=(False, False)))
+            outcomes.append(step.train_step(this, now, batch, at, count_hits=True, asks=(False, False, False)))
             now.step += 1
     return now, outcomes
 

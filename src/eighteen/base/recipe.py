@@ -312,6 +312,18 @@ class Train(Section):
         return count
 
 
+class Budget(Section):
+    seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="from the start of the command to its end: so many epochs as fit; none: the phases'"
+    )
+    until: dict[Literal["top1", "top5"], Annotated[float, Field(gt=0, le=1)]] = Field(
+        default={}, description="shares at which the run ends, e.g. {top1 = 0.93}"
+    )
+    price_usd_h: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="of the machines, to tell what the run cost"
+    )
+
+
 class Recipe(Section):
     name: str = Field(description="what the recipe is called")
     about: str = Field(default="", description="one line for people")
@@ -322,6 +334,7 @@ class Recipe(Section):
     eval: Eval
     data: Data = Data()
     train: Train = Train()
+    budget: Budget = Budget()
     claim: dict[str, Any] = Field(
         default={}, description="what was measured, with what, how often, and where the log lies"
     )

@@ -12,6 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from eighteen.base.budget import Revision, in_force
+from eighteen.base.clock import Clock
+from eighteen.base.schedule import Schedule, schedule
 from eighteen.base.world import World
 from eighteen.data.augment import normalise
 from eighteen.data.loader import eval_batches
@@ -29,6 +32,8 @@ class State:
 
     step counts finished steps.
     recalibrated: the step after which batch norm's statistics were last taken anew, and all running statistics then
+    plan: the one in force, the recipe's with all revisions      every: epochs between evaluations
+    is_reached: whether an evaluation has come up to what the run is to end at
     """
 
     model: nn.Module
@@ -40,6 +45,11 @@ class State:
     frozen: list[nn.Module]
     communication: dist.Communication | None
     card: Card
+    plan: Schedule
+    every: int
+    revisions: list[Revision] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+    is_reached: bool = False
     step: int = 0
     seconds_before: float = 0.0
     recalibrated: tuple[int, Tensor] | None = None
@@ -67,6 +77,10 @@ class State:
     def seconds(self) -> float:
         """Seconds of the run so far, over all resumes."""
         return self.seconds_before + self.seconds_here
+
+    def revise(self, revision: Revision) -> None:
+        self.revisions = [*self.revisions, revision]
+        self.plan, self.every = self.plan.revised(revision.step, revision.factor), revision.every
 
     def train_mode(self) -> None:
         self.net.train()
@@ -109,6 +123,8 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
         frozen=frozen,
         communication=communication,
         card=card_of(this),
+        plan=schedule(recipe, this.data.splits["train"].num_samples),
+        every=recipe.eval.every,
     )
     state.train_mode()
     return state
@@ -141,6 +157,12 @@ def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:
         if len(each) == this.world.size:  # as many ranks as wrote it: each goes on with its own
             _put(_statistics(state), each[this.world.rank].to(this.device))
     kept = {name: saved.state[name] for name in ("step", "best_top1", "best_checkpoint", "evals_without_gain")}
+    if revisions := [Revision(**one) for one in saved.state.get("revisions", [])]:
+        kept |= {"revisions": revisions, "plan": in_force(state.plan, revisions), "every": revisions[-1].every}
+    spent_s = saved.state.get("clock_s", saved.state["seconds"])
+    if state.clock.seconds < spent_s:  # its folder has lost what it had taken
+        kept["clock"] = Clock(state.clock.began, spent_s)
+    kept["is_reached"] = saved.state.get("is_reached", False)
     return dataclasses.replace(state, **kept, seconds_before=saved.state["seconds"], began=time.monotonic())
 
 
