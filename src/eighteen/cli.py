@@ -310,7 +310,17 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
 
 
 @app.command(name="eval")
-def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | None = None) -> None:
+def eval_(
+    run: Path,
+    data: Path,
+    *,
+    split: str | None = None,
+    checkpoint: str | None = None,
+    size: int | None = None,
+    crop: float | None = None,
+    rect: bool | None = None,
+    tta: str | None = None,
+) -> None:
     """Evaluate a run: top-1, top-5, loss, every class, the confusion matrix, calibration.
 
     Args:
@@ -318,14 +328,18 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
         data: A packed dataset with the same classes.
         split: val, test or train; val if there is one.
         checkpoint: Of the run, e.g. step-000123; its best if left out.
+        size: Side of the pictures in pixels; as the run's recipe if left out, as is all below.
+        crop: Share of a picture's short side that the centre crop keeps.
+        rect: Let pictures keep their aspect ratio, in batches of like ones.
+        tta: Test-time augmentation, told beside the plain scores: none, flip or crops.
     """
     from eighteen import api
     from eighteen.base import rundir
     from eighteen.results import tables
 
-    found = api.evaluate(
-        run, data, split=split, checkpoint=checkpoint, say=lambda line: print(f"warning: {line}", file=sys.stderr)
-    )
+    changed = {"size": size, "crop": crop, "rect": rect, "tta": tta}
+    say = lambda line: print(f"warning: {line}", file=sys.stderr)  # noqa: E731
+    found = api.evaluate(run, data, split=split, checkpoint=checkpoint, **changed, say=say)
     if from_environment().is_first:
         _console().print(tables.show(found))
         print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")
@@ -340,6 +354,7 @@ def predict(
     format: str | None = None,
     batch: int = 64,
     checkpoint: str | None = None,
+    tta: str = "none",
 ) -> None:
     """Say what pictures show.
 
@@ -351,6 +366,7 @@ def predict(
         format: text, csv, jsonl or parquet, where no file name says it.
         batch: Pictures at a time.
         checkpoint: Of the run; its best if left out.
+        tta: Test-time augmentation, the mean over views of each picture: flip (2 of them) or crops (6).
     """
     from eighteen import api
     from eighteen.results import predictions
@@ -360,7 +376,7 @@ def predict(
     paths = expand(pictures, sys.stdin)
     classifier = api.load(run, checkpoint=checkpoint)
     top = min(top, len(classifier.classes))
-    unread = predictions.write(classifier.stream(paths, top=top, batch=batch), out, top=top, format=format)
+    unread = predictions.write(classifier.stream(paths, top=top, batch=batch, tta=tta), out, top=top, format=format)
     if unread:
         got, hint = f"{unread} that cannot be read", "look at the errors in the output"
         raise DataError("predict every picture", got=got, need="pictures that can be decoded", hint=hint)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
-from itertools import takewhile
+from dataclasses import replace
+from itertools import chain, takewhile
 from types import TracebackType
 from typing import Self
 
@@ -24,12 +25,13 @@ from eighteen.base.order import Order
 from eighteen.base.recipe import Augment, Eval
 from eighteen.base.schedule import Schedule, Step
 from eighteen.base.world import World
-from eighteen.data.crops import eval_boxes, rectangle, train_boxes, train_flips
+from eighteen.data.crops import eval_boxes, moved, rectangle, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
 from eighteen.data.kept import Kept, Memory, Setting, keep
 from eighteen.data.maker import Batch, BatchMaker, Cut, Sending
 from eighteen.data.prefetch import Ahead
 from eighteen.data.tolerance import OnBad, refuse
+from eighteen.data.views import ways
 
 STEPS_TOGETHER = 8  # whose boxes and flips are drawn at once: one call of numpy takes as long for few as for many
 
@@ -260,19 +262,21 @@ def eval_batches(
 
     Batches are the same at any world size, and rank r takes batches r, r + size ...; so a rank may have none. With
     ``settings.rect`` a batch holds pictures of like aspect ratio and is cropped to their mean: short side ``size``,
-    both sides rounded to multiples of 32, at most twice as long as short.
+    both sides rounded to multiples of 32, at most twice as long as short. With ``settings.tta`` a batch also has what
+    ``views`` makes its views of.
 
     on_bad: as of ``TrainLoader``; a batch of which nothing is left is none
     """
     stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
     maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
     cuts = _eval_cuts(stored, settings, samples)[world.rank :: world.size]
-    ahead = Ahead(maker.make(cuts), depth=2)
+    ahead = Ahead(maker.make(chain.from_iterable(cuts)), depth=2)
     try:
-        for sent in ahead:
-            batch = sent.receive()
-            for bad in batch.bad:
+        for sent in zip(*[ahead] * (1 + len(ways(settings.tta, settings.size))), strict=True):
+            crops = [one.receive() for one in sent]
+            for bad in {bad.sample: bad for crop in crops for bad in crop.bad}.values():
                 on_bad(bad)
+            batch = _sound_in_all(*crops)
             if len(batch.ids):
                 yield batch
     finally:
@@ -327,7 +331,25 @@ def _some_sides(rendition: Rendition) -> NDArray[np.float64]:
     return np.stack([rows["width"], rows["height"]]).astype(np.float64)
 
 
-def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] | None) -> list[Cut]:
+def _sound_in_all(batch: Batch, *others: Batch) -> Batch:
+    """One batch of several crops of the same samples, of those that could be decoded in all."""
+    crops = [batch, *others]
+    if any(crop.places is not None for crop in crops):
+        for crop in crops:
+            batch = _only(batch, torch.isin(batch.ids, crop.ids))
+        crops = [_only(crop, torch.isin(crop.ids, batch.ids)) for crop in crops]
+    return replace(crops[0], moved=tuple(crop.images for crop in crops[1:]))
+
+
+def _only(batch: Batch, rows: torch.Tensor) -> Batch:
+    """rows: [N] bool"""
+    on_device = rows.to(batch.images.device)
+    images, labels = batch.images[on_device], batch.labels[on_device]
+    return replace(batch, images=images, labels=labels, ids=batch.ids[rows], visits=batch.visits[rows])
+
+
+def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] | None) -> list[list[Cut]]:
+    """The central crops of each batch, and behind them those for the ``ways`` they are moved."""
     widths, heights = np.asarray(rendition.index["width"]), np.asarray(rendition.index["height"])
     ratios = widths / heights if settings.rect else np.ones(len(widths))
     wanted = np.arange(len(widths)) if wanted is None else wanted
@@ -340,7 +362,13 @@ def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] |
             width, height = rectangle(settings.size, float(ratios[samples].mean()))
         boxes = eval_boxes(widths[samples], heights[samples], crop=settings.crop, ratio=width / height)
         nothing = np.zeros(len(samples), np.int64)
-        cuts.append(Cut(rendition, samples, nothing, boxes, nothing.astype(bool), width, height, None))
+        others = [moved(boxes, widths[samples], heights[samples], way) for way in ways(settings.tta, settings.size)]
+        cuts.append(
+            [
+                Cut(rendition, samples, nothing, each, nothing.astype(bool), width, height, None)
+                for each in (boxes, *others)
+            ]
+        )
     return cuts
 
 

@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 NUM_ITERATIONS = 5
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a, b, c in a x + b x^3 + c x^5: steep at 0, and within 0.7 to 1.2 after it
+COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # of a, b, c in a x + b x^3 + c x^5: steep at 0, and within 0.7 to 1.2 after it
 TINY = 1e-20  # a norm to divide by
 
 

@@ -83,6 +83,7 @@ def take(this: Job, state: State, *, is_best: bool) -> Snapshot:
         "step": state.step,
         "cursor": dataclasses.asdict(this.order.cursor(state.plan.samples_before(state.step))),
         "seconds": state.seconds,
+        "best_of": state.best_of,
         "best_top1": state.best_top1,
         "best_checkpoint": state.best_checkpoint,
         "evals_without_gain": state.evals_without_gain,

@@ -30,7 +30,7 @@ from eighteen.training.weights import weights_of
 class State:
     """net is what the step calls (compiled, in DDP); model is the plain module with the weights.
 
-    step counts finished steps.
+    step counts finished steps. best_of: size and rect of the evaluations that best_top1 is the best of.
     recalibrated: the step after which batch norm's statistics were last taken anew, and all running statistics then
     plan: the one in force, the recipe's with all revisions      every: epochs between evaluations
     is_reached: whether an evaluation has come up to what the run is to end at
@@ -53,6 +53,7 @@ class State:
     step: int = 0
     seconds_before: float = 0.0
     recalibrated: tuple[int, Tensor] | None = None
+    best_of: list[int] | None = None
     best_top1: float | None = None
     best_checkpoint: str | None = None
     evals_without_gain: int = 0
@@ -163,6 +164,8 @@ def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:
     if state.clock.seconds < spent_s:  # its folder has lost what it had taken
         kept["clock"] = Clock(state.clock.began, spent_s)
     kept["is_reached"] = saved.state.get("is_reached", False)
+    evaluation = this.recipe.final_eval
+    kept["best_of"] = saved.state.get("best_of", [evaluation.size, evaluation.rect])  # older versions had one only
     return dataclasses.replace(state, **kept, seconds_before=saved.state["seconds"], began=time.monotonic())
 
 
@@ -212,16 +215,16 @@ def averaged_weights(state: State) -> Iterator[None]:
 
 
 def card_of(this: Job) -> Card:
-    recipe, data = this.recipe, this.data
+    recipe, data, evaluation = this.recipe, this.data, this.recipe.final_eval
     mean, std = tuple(recipe.data.mean or data.mean), tuple(recipe.data.std or data.std)
     if len(mean) == 1 and this.channels == 3:
         mean, std = mean * 3, std * 3
     return Card(
         classes=data.classes,
         channels=this.channels,
-        size=recipe.eval.size,
-        crop=recipe.eval.crop,
-        rect=recipe.eval.rect,
+        size=evaluation.size,
+        crop=evaluation.crop,
+        rect=evaluation.rect,
         mean=mean,
         std=std,
         kind=data.splits["train"].renditions["full"].kind,

@@ -84,7 +84,7 @@ def train(
                 pace.stepped(now)
                 if epoch := state.plan.ends_epoch(now):
                     is_due = evaluation_due(this, state, now, epoch)
-                    found = validate(this, state, report.tolerance, pulse) if is_due else None
+                    found = validate(this, state, now, report.tolerance, pulse) if is_due else None
                     report.epoch_ended(now, epoch, found)
                     pace.evaluated(now, found)
                 ending = why_end(this, state, report)
@@ -103,7 +103,7 @@ def train(
         raise stopped(run)
     if ending == BudgetSpent.__name__:
         raise spent(run, recipe, last)
-    return Result(run.path, state.step, last.top1, last.top5, state.best_top1, state.seconds)
+    return Result(run.path, state.step, best_top1=state.best_top1, seconds=state.seconds, **last._asdict())
 
 
 def start_or_resume(this: Job, model: nn.Module | None, began: float) -> State:
@@ -158,8 +158,13 @@ def evaluation_due(this: Job, state: State, now: Step, epoch: int) -> bool:
     return "val" in this.data.splits and (is_last or epoch % state.every == 0)
 
 
-def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
-    """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
+def validate(this: Job, state: State, now: Step, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
+    """Evaluate, as this step's phase says, what prediction would use: moving averages if there are any, the mean of the
+    ranks' statistics. Test-time augmentation, which takes several times as long, only after the last step.
+    """
+    settings = this.recipe.eval_in(now.row)
+    if now.number < state.plan.num_steps - 1:
+        settings = settings.model_copy(update={"tta": "none"})
     with states.averaged_statistics(this, state), states.averaged_weights(state):
         pulse.doing("recalibrate")
         recalibrate(this, state)
@@ -167,7 +172,7 @@ def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evalua
             state.model,
             this.data.splits["val"],
             state.card,
-            this.recipe.eval,
+            settings,
             this.world,
             device=this.device,
             dtype=this.dtype,
