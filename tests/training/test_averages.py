@@ -38,10 +38,11 @@ def test_before_their_epoch_the_averages_are_the_weights(data, tmp_path):
 def test_the_average_begins_anew_at_its_epoch(data, tmp_path):
     """With a share of the average that rises from 1/10, as if the run began there."""
     this = make_job(data, tmp_path, "optim.ema=0.9", "optim.ema_from=2.6")
-    first = this.plan.first_from(2.6)
-    assert (first, this.plan.first_from(0), this.plan.first_from(99)) == (11, 0, 24)
-    assert this.plan.planned(first - 1) < 2.6 <= this.plan.planned(first)
-    ema = state.start(this).ema
+    fresh = state.start(this)
+    plan, ema = fresh.plan, fresh.ema
+    first = plan.first_from(2.6)
+    assert (first, plan.first_from(0), plan.first_from(99)) == (11, 0, 24)
+    assert plan.planned(first - 1) < 2.6 <= plan.planned(first)
     assert ema is not None
     name, source = next(iter(ema._sources.items()))
     expected = source.clone()
