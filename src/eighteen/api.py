@@ -146,6 +146,7 @@ def train(
             say=say,
             model=model if isinstance(model, str) else None,
             epochs=epochs,
+            is_timed=time is not None or cost is not None,
             batch=batch,
             changes=changes,
             init=start,

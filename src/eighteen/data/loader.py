@@ -160,6 +160,7 @@ class TrainLoader:
 
     def close(self) -> None:
         """End all threads: at most the few pictures that are being decoded are waited for."""
+        self._next = self._schedule.num_steps  # nothing comes any more
         self._maker.cancel()
         if self._ahead:
             self._ahead.close()

@@ -38,7 +38,7 @@ from eighteen.training.step import train_step
 PHASE_S = 1.0  # of measuring the steps of a phase, and as much for an evaluation
 SHARE = 0.02  # of the time that a run may take, that a phase may take at most
 MAX_STEPS = 50
-EXIT_S = 0.6  # from the end of a run to that of its process: measured 0.4 to 0.8 s
+EXIT_S = 0.3  # from the last checkpoint to the end of the process; whoever starts ranks looks after them every 0.2 s
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections import deque
 from typing import Any
 
 from eighteen.base.budget import MARKS, Costs, Revision, duration, least, solve
@@ -21,24 +20,24 @@ from eighteen.training.evaluate import Evaluation
 from eighteen.training.job import Job
 from eighteen.training.state import State
 
-MIN_SEEN = 4  # steps of a phase that say more of its speed than a measurement before
-WINDOW_S = 20.0  # of the latest steps, whose speed counts
+MIN_SEEN = 4  # steps that say more of the speed than what was measured before
 
 
 class Pace:
     """``begin`` before the first step; then tell of each step and evaluation, and ``revise`` where ``is_due``.
 
-    told: (kind, facts) of events that nobody could tell yet
+    calibrated, planned: facts of the first two events; empty, where there is nothing to plan
     """
 
     def __init__(self, this: Job, state: State) -> None:
         self._this, self._state, self._seconds = this, state, this.recipe.budget.seconds
         self._costs = Costs((), (), 0.0)
-        self._ratio, self._num_seen = 1.0, 0  # seen / calibrated, of the steps of this phase
-        self._seen: deque[tuple[int, float]] = deque()  # (phase, seconds) of the latest steps
-        self._next_mark = 0
+        self._ratio = 1.0  # seconds seen / calibrated
+        self._seen: list[tuple[int, float]] = []  # (phase, seconds) of the steps since the last revision
+        self._next_mark, self._has_asked = 0, False
         self._mark_s = time.monotonic()  # the end of the step before
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.calibrated: dict[str, Any] = {}
+        self.planned: dict[str, Any] = {}
 
     def begin(self) -> None:
         """Measure, and lay the plan from where the state stands. UsageError if the time is too short for anything."""
@@ -49,27 +48,32 @@ class Pace:
         found = calibrate(self._this, state)
         self._costs = found.costs
         costs = {"step_s": list(found.costs.steps), "eval_s": list(found.costs.evals), "end_s": found.costs.end}
-        self.told.append(("calibrated", {"seconds": found.seconds, "cached": found.is_cached, **costs}))
+        self.calibrated = {"seconds": found.seconds, "cached": found.is_cached, **costs}
         if state.step == 0:
             self._check_enough()
-        self.told.append(("budget", self.revise(state.step)))
+        self.planned = self.revise(state.step)
         self._keep_clock(now=True)
         self._mark_s = time.monotonic()
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look at the plan again. The first rank's word counts."""
-        if self._seconds is None or not self._this.world.is_first or self._next_mark == len(MARKS):
+        """Whether it is time to look at the plan again."""
+        if self._seconds is None or self._next_mark == len(MARKS):
             return False
         return self._state.clock.seconds >= MARKS[self._next_mark] * self._until()
+
+    def asks(self) -> bool:
+        """Whether this rank, the first, tells the others with the coming step that it is due."""
+        world = self._this.world
+        asks = world.size > 1 and world.is_first and not self._has_asked and self.is_due
+        self._has_asked = self._has_asked or asks
+        return asks
 
     def stepped(self, now: Step) -> None:
         """A step is done."""
         at = time.monotonic()
         if self._seconds is not None:
             self._seen.append((now.phase, at - self._mark_s))
-            while sum(seconds for _, seconds in self._seen) > WINDOW_S and len(self._seen) > MIN_SEEN:
-                self._seen.popleft()
         self._mark_s = at
         self._keep_clock()
 
@@ -92,8 +96,9 @@ class Pace:
             [revision and dataclasses.asdict(revision), facts], self._this.world, self._this.device
         )
         self._state.revise(Revision(**revision))
-        while self._next_mark < len(MARKS) and self._state.clock.seconds >= MARKS[self._next_mark] * self._until():
+        while self.is_due:
             self._next_mark += 1
+        self._has_asked = False
         return facts
 
     def _solved(self, step: int, budget_s: float) -> tuple[Revision, dict[str, Any]]:
@@ -115,11 +120,14 @@ class Pace:
         return revision, facts
 
     def _seen_costs(self) -> Costs:
-        """What was measured before the first step, corrected by what the latest steps took."""
-        if len(self._seen) >= MIN_SEEN:
-            seen = sorted(self._seen, key=lambda one: one[1])
+        """What was measured before the first step, corrected by what steps have taken since the last revision: those
+        of this phase, or all where they are few.
+        """
+        own = [one for one in self._seen if one[0] == self._seen[-1][0]]
+        seen = own if len(own) >= MIN_SEEN else self._seen
+        if len(seen) >= MIN_SEEN:
             took = sum(seconds for _, seconds in seen)
-            self._ratio = took / max(1e-9, sum(self._costs.steps[phase] for phase, _ in seen))
+            self._ratio, self._seen = took / max(1e-9, sum(self._costs.steps[phase] for phase, _ in seen)), []
         return dataclasses.replace(self._costs, steps=tuple(self._ratio * each for each in self._costs.steps))
 
     def _until(self) -> float:

@@ -332,10 +332,9 @@ class Reporter:
         left = self._state.plan.pixels_from(step) if step < self._state.plan.num_steps else 0
         return left * self._state.seconds_here / max(1e-9, self._cost_done)
 
-    def tell(self, events: list[tuple[str, dict[str, Any]]]) -> None:
-        """What happened before there was anybody to tell of it."""
-        for kind, facts in events:
-            self._event(kind, **facts)
+    def calibrated(self, facts: dict[str, Any]) -> None:
+        """Tell of what was measured before the first step."""
+        self._event("calibrated", **facts)
 
     def revised(self, facts: dict[str, Any]) -> None:
         """Tell of another plan."""

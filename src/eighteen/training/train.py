@@ -75,10 +75,12 @@ def train(
             Reporter(this, state, loader, pulse, on_event) as report,
             watchdog(this, pulse),
         ):
-            report.tell(pace.told)
+            if pace.planned:
+                report.calibrated(pace.calibrated)
+                report.revised(pace.planned)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
-                asks = (*asks, pace.is_due)
+                asks = (*asks, pace.asks())
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
                 pace.stepped(now)
@@ -92,7 +94,7 @@ def train(
                     report.save()
                 if ending:
                     break
-                if pace.is_due if world.size == 1 else report.revision_agreed:
+                if report.revision_agreed or (world.size == 1 and pace.is_due):
                     report.revised(pace.revise(now.number + 1))
                     loader.replan(state.plan)
             assert ending is not None  # the last step ends the run
