@@ -29,7 +29,7 @@ def test_batch_is_the_first_phases_and_the_others_follow():
 
 def test_another_model_brings_no_args():
     assert recipes.load("fast", model="vgg16").model.args == {}
-    assert recipes.load("fast", model="resnet50").model.args != {}
+    assert recipes.load("fast", model="eighteen.training.blurpool:blurred").model.args != {}
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,9 @@ def test_own_recipe_is_a_file(tmp_path):
 def test_size_in_percent_is_of_the_datasets_side():
     recipe = recipes.load("fast", changes=["phases.0.size=70%", "eval.size=100%", "eval.rect=false"], side=28)
     assert (recipe.phases[0].size, recipe.phases[1].size, recipe.eval.size) == (20, 160, 28)
+
+
+def test_bundled_recipes_are_in_the_order_of_their_names_and_numbers():
+    names = list(recipes.bundled())
+    assert names.index("imagenet18-2") < names.index("imagenet18-16")
+    assert names.index("fast") < names.index("fast-28")

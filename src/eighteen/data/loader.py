@@ -8,7 +8,7 @@ and position; threads and ranks only share the work.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from itertools import groupby, islice
 from types import TracebackType
 from typing import Self
@@ -248,14 +248,26 @@ def choose_rendition(split: Split, name: str, *, size: int, share: float, square
     raises RecipeError if there is no rendition of that name
     """
     if name != "auto":
-        if name not in split.renditions:
-            valid = ["auto", *split.renditions]
-            hint = did_you_mean(name, valid)
-            raise RecipeError("data.rendition", got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
+        require_renditions(split, {"data.rendition": name})
         return split.renditions[name]
     sides = {key: _mean_crop_side(one, share, square) for key, one in split.renditions.items()}
     enough = min(float(size), sides["full"])
     return split.renditions[min((key for key in sides if sides[key] >= enough), key=sides.__getitem__)]
+
+
+def require_renditions(split: Split, wanted: Mapping[str, str]) -> None:
+    """RecipeError, with how to add them, if the split lacks renditions; wanted: key of the recipe -> name."""
+    valid = ["auto", *split.renditions]
+    missing = {key: name for key, name in wanted.items() if name not in valid}
+    if not missing:
+        return
+    key, name = next(iter(missing.items()))
+    hint = did_you_mean(name, valid)
+    if name.isdecimal():
+        sides = sorted({int(one) for one in [*valid, *missing.values()] if one.isdecimal()})
+        root = split.renditions["full"].root
+        hint = f"eighteen pack SOURCE {root} --renditions {','.join(map(str, sides))} --force, or --set {key}=auto"
+    raise RecipeError(key, got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
 
 
 def _mean_share(step: Step) -> float:
