@@ -15,6 +15,7 @@ from eighteen.base import recipe as recipes
 from eighteen.base.errors import RecipeError
 from eighteen.base.schedule import schedule
 from eighteen.data.dataset import Dataset
+from eighteen.data.loader import choose_rendition
 from eighteen.training import models
 from eighteen.training.lenet import LeNet
 from eighteen.training.optim import parameter_groups
@@ -152,3 +153,15 @@ def test_rendition_that_the_pack_lacks_is_refused_before_anything_is_trained_wit
     assert not (tmp_path / "runs").exists()
     with pytest.raises(RecipeError, match=r"data\.rendition: got 'ful'.*\n.*did you mean 'full'"):
         preflight(recipes.load("small", changes=["data.rendition='ful'"]), photos, num_ranks=1)
+
+
+def test_imagenet18_reads_the_copies_that_its_authors_named_where_the_pack_has_them(photos, tmp_path):
+    recipe = recipes.load("imagenet18-4")
+    dataset = eighteen.pack(photos.path.parent / "photos", tmp_path / "copies.e18", val=0.25, renditions=[160, 352])
+    split, read = dataset.splits["train"], {}
+    for phase in recipe.phases:
+        assert isinstance(phase.size, int)
+        share = (phase.min_scale + phase.max_scale) / 2
+        chosen = choose_rendition(split, recipe.data.rendition, size=phase.size, share=share, square=False)
+        read[phase.size] = next(name for name, one in split.renditions.items() if one is chosen)
+    assert read == {128: "160", 224: "352", 288: "352"}
