@@ -385,11 +385,13 @@ class Recipe(Section):
 def bundled() -> dict[str, str]:
     """The recipes that come with the program: name -> TOML text."""
     files = resources.files("eighteen.recipes").iterdir()
-    return {
-        file.name.removesuffix(".toml"): file.read_text("utf-8")
-        for file in sorted(files, key=lambda f: f.name)
-        if file.name.endswith(".toml")
-    }
+    texts = {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in files if file.name.endswith(".toml")}
+    return {name: texts[name] for name in sorted(texts, key=_counting)}
+
+
+def _counting(name: str) -> list[str | int]:
+    """For sorting: x-2 before x-16."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def text(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, takewhile
 from types import TracebackType
@@ -294,10 +294,7 @@ def choose_rendition(split: Split, name: str, *, size: int, share: float, square
     raises RecipeError if there is no rendition of that name
     """
     if name != "auto":
-        if name not in split.renditions:
-            valid = ["auto", *split.renditions]
-            hint = did_you_mean(name, valid)
-            raise RecipeError("data.rendition", got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
+        require_renditions(split, {"data.rendition": name})
         return split.renditions[name]
     sides = {key: _mean_crop_side(one, share, square) for key, one in split.renditions.items()}
     enough = min(float(size), sides["full"])
@@ -307,6 +304,21 @@ def choose_rendition(split: Split, name: str, *, size: int, share: float, square
 def _same(one: Step, other: Step) -> bool:
     """Whether their batches are the same; the rates need not be."""
     return (one.phase, one.first) == (other.phase, other.first)
+
+
+def require_renditions(split: Split, wanted: Mapping[str, str]) -> None:
+    """RecipeError, with how to add them, if the split lacks renditions; wanted: key of the recipe -> name."""
+    valid = ["auto", *split.renditions]
+    missing = {key: name for key, name in wanted.items() if name not in valid}
+    if not missing:
+        return
+    key, name = next(iter(missing.items()))
+    hint = did_you_mean(name, valid)
+    if name.isdecimal():
+        sides = sorted({int(one) for one in [*valid, *missing.values()] if one.isdecimal()})
+        root = split.renditions["full"].root
+        hint = f"eighteen pack SOURCE {root} --renditions {','.join(map(str, sides))} --force, or --set {key}=auto"
+    raise RecipeError(key, got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
 
 
 def _mean_share(step: Step) -> float:
