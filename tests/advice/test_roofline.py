@@ -50,7 +50,9 @@ def test_resnet50_has_the_arithmetic_of_the_papers_and_a_roofline_on_an_h200():
     found = {
         size: roofline(kernels(model, in_chans=3, size=size, element_bytes=2), H200) for size in (96, 128, 176, 224)
     }
-    assert found[224].flops == pytest.approx(3 * 2 * 4.09e9, rel=0.02), "4.09 G multiply-adds, three times, no first back"
+    assert found[224].flops == pytest.approx(3 * 2 * 4.09e9, rel=0.02), (
+        "4.09 G multiply-adds, three times, no first back"
+    )
     assert found[224].num_bytes == pytest.approx(355e6, rel=0.01)
     assert found[224].images_per_s == pytest.approx(12_150, rel=0.005)
     assert found[128].images_per_s == pytest.approx(found[224].images_per_s * (224 / 128) ** 2, rel=0.02)

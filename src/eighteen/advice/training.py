@@ -1,8 +1,8 @@
 """Turns of training, with an eye on the clock; ``turns`` says what they amount to.
 
-In: a recipe and a packed dataset. Every variant (size, pictures, compiled or not, trainer or bare loop) takes its turn of
-a few steps in each round, so that whatever else the machine does meanwhile disturbs all alike. The trainer of a turn is
-the real one but for checkpoints: its step, its loader, its events, its heartbeat.
+In: a recipe and a packed dataset. Every variant (size, pictures, compiled or not, trainer or bare loop) takes its turn
+of a few steps in each round, so that whatever else the machine does meanwhile disturbs all alike. The trainer of a turn
+is the real one but for checkpoints: its step, its loader, its events, its heartbeat.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def bench(
     raises RecipeError if the model does not take a size, MachineError if not one variant could be measured
     """
     ends = time.monotonic() + most_s
-    chosen = [_phase(recipe, size) for size in sizes] or list({phase.sizes: phase for phase in recipe.flat_phases}.values())
+    chosen = [_phase(recipe, size) for size in sizes] or list(
+        {phase.sizes: phase for phase in recipe.flat_phases}.values()
+    )
     rows_of = {phase.sizes[0]: phase.model_copy(update={"batch": batch} if batch else {}) for phase in chosen}
     draw, left_out = random.Random(SEED), dict[str, str]()
     variants = [
@@ -92,10 +94,13 @@ def bench(
         if any(compiled):
             stack.enter_context(_each_size_compiled())
         track = _Track(some, tracks, stack.enter_context(Heartbeat()), num_steps)
-        models.try_out(track.plain, recipe.model.name, num_classes=some.num_classes, in_chans=some.channels, sizes=rows_of)
+        models.try_out(
+            track.plain, recipe.model.name, num_classes=some.num_classes, in_chans=some.channels, sizes=rows_of
+        )
         element_bytes = 2 if some.dtype else 4
         counted = {
-            size: kernels(track.plain, in_chans=some.channels, size=size, element_bytes=element_bytes) for size in rows_of
+            size: kernels(track.plain, in_chans=some.channels, size=size, element_bytes=element_bytes)
+            for size in rows_of
         }
         ceiling = Measure(some.device, some.dtype, scale=scale)
         first_s: dict[Variant, float] = {}
@@ -112,7 +117,9 @@ def bench(
             on_progress(len(first_s) + len(left_out), total, 0)
         if not first_s:
             got = next(iter(left_out.values()))
-            raise MachineError("train a few steps", got=got, need="one variant that can", hint="--batch 16, or --no-compile")
+            raise MachineError(
+                "train a few steps", got=got, need="one variant that can", hint="--batch 16, or --no-compile"
+            )
         turns: dict[Variant, list[Turn]] = {variant: [] for variant in first_s}
         several = list[Any]()
         while len(several) < num_rounds and not (several and time.monotonic() > ends):
@@ -206,9 +213,7 @@ class _Memory:
 class _Track:
     """Where turns are taken: models and their states are made once, and used by all turns of their kind."""
 
-    def __init__(
-        self, some: Job, jobs: Mapping[Pictures, Mapping[int, Job]], pulse: Heartbeat, num_steps: int
-    ) -> None:
+    def __init__(self, some: Job, jobs: Mapping[Pictures, Mapping[int, Job]], pulse: Heartbeat, num_steps: int) -> None:
         self._jobs, self._pulse, self._num_steps, self._device = jobs, pulse, num_steps, some.device
         self._states = dict[tuple[Pictures, bool], State]()
         self._bare = _Bare(some)

@@ -1,4 +1,4 @@
-"""What the turns of a measurement of training amount to: turns go in; images/s, overhead and shares of ceilings come out.
+"""What turns of training amount to: turns go in; images/s, overhead and shares of ceilings come out.
 
 Pure: ``training`` takes the turns, ``results.training`` shows what they amount to.
 """
@@ -53,7 +53,8 @@ class Row:
     """What the turns of a variant amount to.
 
     over_bare: step time over that of the bare loop, round by round; None where there is none to compare with
-    of_matmul, of_memory: the model's arithmetic and bytes a second, of the ceilings      of_roofline: of what both allow
+    of_matmul, of_memory: the model's arithmetic and bytes a second, of the ceilings
+    of_roofline: images/s, of what both together allow
     first_s: the whole of the turn before the first round, in which torch compiles
     """
 
@@ -86,7 +87,9 @@ class Training:
     left_out: Mapping[str, str]
 
 
-def rows(turns: Turns, *, first_s: Mapping[Variant, float], rooflines: Mapping[int, Roofline], top: Ceilings) -> list[Row]:
+def rows(
+    turns: Turns, *, first_s: Mapping[Variant, float], rooflines: Mapping[int, Roofline], top: Ceilings
+) -> list[Row]:
     """A row a variant."""
     return [_row(variant, turns, first_s[variant], rooflines[variant.size], top) for variant in turns]
 
@@ -112,5 +115,7 @@ def rooflines(kernels: Mapping[int, Sequence[Kernel]], top: Ceilings) -> dict[in
 
 
 def medians(several: Sequence[Ceilings]) -> Ceilings:
-    flops, num_bytes = (statistics.median(getattr(one, key) for one in several) for key in ("flops_per_s", "bytes_per_s"))
+    flops, num_bytes = (
+        statistics.median(getattr(one, key) for one in several) for key in ("flops_per_s", "bytes_per_s")
+    )
     return Ceilings(several[0].dtype, flops, num_bytes)
