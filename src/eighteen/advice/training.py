@@ -88,7 +88,9 @@ def bench(
     total = len(variants) * (1 + num_rounds)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        tracks = {kind: _jobs(recipe, data, rows_of, folder, kind, num_steps) for kind in pictures}
+        tracks: dict[Pictures, dict[int, Job]] = {
+            kind: _jobs(recipe, data, rows_of, folder, kind, num_steps) for kind in pictures
+        }
         some = next(iter(next(iter(tracks.values())).values()))
         stack.enter_context(torch_settings(some))
         if any(compiled):
