@@ -475,6 +475,77 @@ def loader(
         print(f"wrote {json}")
 
 
+@bench.command(name="train")
+def bench_train(
+    data: Path | None = None,
+    *,
+    recipe: str = "small",
+    model: str | None = None,
+    sizes: str = "",
+    batch: int | None = None,
+    set_: Changes = (),
+    steps: int = 20,
+    rounds: int = 5,
+    seconds: float = 300.0,
+    compile: bool = True,
+    real: bool = True,
+    json: Path | None = None,
+) -> None:
+    """Measure training: images/s at each size, eager and compiled, against a bare loop and this machine's ceilings.
+
+    Args:
+        data: A packed dataset, whose train split is read; drawn pictures if left out.
+        recipe: A recipe by name, or a TOML file.
+        model: A timm name, or package.module:function.
+        sizes: In pixels, e.g. 96,128; those of the recipe's phases if left out.
+        batch: Instead of the phases' own.
+        set_: Change the recipe: a.b=value. May be repeated.
+        steps: Of a turn.
+        rounds: Turns of everything that is measured, in an order drawn anew.
+        seconds: After which no round begins, nor anything its first turn.
+        compile: Also measure the model compiled.
+        real: Also measure with pictures that the loader decodes.
+        json: A file to write the figures to.
+    """
+    from tempfile import TemporaryDirectory
+
+    from eighteen.base import recipe as recipes
+    from eighteen.data import dataset as datasets
+    from eighteen.demo.sheets import pack_sheets
+
+    for flag, value in {"steps": steps, "rounds": rounds, "batch": batch or 2}.items():
+        if value < 1 + (flag == "batch"):
+            need = f"{1 + (flag == 'batch')} or more"
+            raise UsageError(f"--{flag}", got=str(value), need=need, hint=f"eighteen bench train --{flag} 16")
+    chosen = _numbers("--sizes", sizes)
+    if data is None:
+        recipes.load(recipe, model=model, changes=set_, side=32)  # a mistyped name is said before pictures are drawn
+    with TemporaryDirectory() as folder:
+        dataset = datasets.open(data or pack_sheets(Path(folder)))
+        from eighteen.advice.training import bench as measure
+        from eighteen.results import packing, training
+        from eighteen.training.resolve import resolve
+
+        resolved = resolve(recipe, dataset, say=print, model=model, changes=set_)
+        with packing.progress(_console(stderr=True), "measuring") as on_progress:
+            found = measure(
+                resolved,
+                dataset,
+                sizes=chosen,
+                batch=batch,
+                pictures=("synthetic", "real") if real else ("synthetic",),
+                compiled=(False, True) if compile else (False,),
+                num_steps=steps,
+                num_rounds=rounds,
+                most_s=seconds,
+                on_progress=on_progress,
+            )
+    _console().print(training.show(found))
+    if json is not None:
+        training.write(found, json)
+        print(f"wrote {json}")
+
+
 def _show(error: EighteenError) -> int:
     print(error, file=sys.stderr)
     return error.exit_code
