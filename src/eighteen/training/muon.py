@@ -96,7 +96,7 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def turned(weights: Tensor, directions: Tensor, lr: float) -> Tensor:
-    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, at their norms again."""
+    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, with the norms they had."""
     norm = _norm(weights)
     has_norm = norm > 0
     length = torch.where(has_norm, norm / math.sqrt(min(weights.shape[1:])), 1.0)
