@@ -29,7 +29,7 @@ def test_batch_is_the_first_phases_and_the_others_follow():
 
 def test_another_model_brings_no_args():
     assert recipes.load("fast", model="vgg16").model.args == {}
-    assert recipes.load("fast", model="resnet50").model.args != {}
+    assert recipes.load("fast", model="eighteen.training.blurpool:blurred").model.args != {}
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,9 @@ def test_another_evaluation_that_is_not_valid_is_refused(changes, message):
     with pytest.raises(RecipeError, match=message) as error:
         recipes.evaluated(recipes.load("small"), **changes)
     assert error.value.hint == "eighteen eval --help shows what can be changed"
+
+
+def test_bundled_recipes_are_in_the_order_of_their_names_and_numbers():
+    names = list(recipes.bundled())
+    assert names.index("imagenet18-2") < names.index("imagenet18-16")
+    assert names.index("fast") < names.index("fast-28")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -114,3 +116,21 @@ def test_no_two_choices_share_their_numbers():
     assert len(names) == len(set(Stream))  # an IntEnum makes equal values aliases
     assert max(stream for stream in Stream if stream is not Stream.CROP) < Stream.CROP
     assert max(Stream) < Stream.CROP + 4 * MAX_ATTEMPTS
+
+
+def test_alternating_flips_show_each_sample_both_ways_in_any_two_visits_and_half_of_them_mirrored_at_first():
+    samples = np.arange(4000)
+    visits = [train_flips(seed=3, visits=np.full(4000, visit), samples=samples, flip="alternate") for visit in range(4)]
+    assert abs(visits[0].mean() - 0.5) < 0.03
+    for before, after in pairwise(visits):
+        assert (before != after).all()
+    by_chance = train_flips(seed=3, visits=np.zeros(4000, int), samples=samples, flip=True)
+    assert (by_chance == visits[0]).all()
+    assert not train_flips(seed=3, visits=samples, samples=samples, flip=False).any()
+
+
+def test_crops_have_no_larger_share_than_asked_for():
+    _, _, width, height = boxes_of(np.full(500, 400), np.full(500, 300), min_scale=0.2, max_scale=0.4).T
+    share = width * height / (400 * 300)
+    assert share.min() > 0.19
+    assert 0.38 < share.max() < 0.41

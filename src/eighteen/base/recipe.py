@@ -75,7 +75,9 @@ class Optim(Section):
     sgd_momentum: Share | None = Field(default=None, description="of muon: of what it leaves to sgd; none: the same")
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adamw")
     eps: Annotated[float, Field(gt=0)] = Field(default=1e-8, description="of adamw")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="never on norms and biases")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="never on norms and biases; of muon: of what it leaves to sgd"
+    )
     batch: Batch = Field(description="the batch that the learning rates are written for; they scale with it")
     lr: Points | Drops = Field(
         description="points [epoch, value], the first at epoch 0, the last where the phases end; or drops"
@@ -106,6 +108,13 @@ class Optim(Section):
         """What goes through points: key -> them."""
         keys = ("lr", "momentum", "label_smoothing")
         return {key: value for key in keys if isinstance(value := getattr(self, key), list)}
+
+    @model_validator(mode="after")
+    def _averages_are_there(self) -> Self:
+        for key in ("ema_from", "recalibrate"):
+            if getattr(self, key) and not self.ema:
+                raise ValueError(f"{key} needs averaged weights: ema above 0")
+        return self
 
     @model_validator(mode="after")
     def _points_start_at_zero_and_rise_in_epochs(self) -> Self:
@@ -302,6 +311,18 @@ class Train(Section):
         return count
 
 
+class Budget(Section):
+    seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="from the start of the command to its end: so many epochs as fit; none: the phases'"
+    )
+    until: dict[Literal["top1", "top5"], Annotated[float, Field(gt=0, le=1)]] = Field(
+        default={}, description="shares at which the run ends, e.g. {top1 = 0.93}"
+    )
+    price_usd_h: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="of the machines, to tell what the run cost"
+    )
+
+
 class Recipe(Section):
     name: str = Field(description="what the recipe is called")
     about: str = Field(default="", description="one line for people")
@@ -312,6 +333,7 @@ class Recipe(Section):
     eval: Eval
     data: Data = Data()
     train: Train = Train()
+    budget: Budget = Budget()
     claim: dict[str, Any] = Field(
         default={}, description="what was measured, with what, how often, and where the log lies"
     )
@@ -351,6 +373,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _points_end_with_the_phases(self) -> Self:
+        if self.optim.ema_from >= self.epochs:
+            raise ValueError(f"optim.ema_from is {self.optim.ema_from:g} but the phases end at {self.epochs:g}")
         for key, points in self.optim.points.items():
             end = points[-1][0]
             if self.optim.curve != "step" and abs(end - self.epochs) > 1e-6 * self.epochs:
@@ -361,11 +385,13 @@ class Recipe(Section):
 def bundled() -> dict[str, str]:
     """The recipes that come with the program: name -> TOML text."""
     files = resources.files("eighteen.recipes").iterdir()
-    return {
-        file.name.removesuffix(".toml"): file.read_text("utf-8")
-        for file in sorted(files, key=lambda f: f.name)
-        if file.name.endswith(".toml")
-    }
+    texts = {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in files if file.name.endswith(".toml")}
+    return {name: texts[name] for name in sorted(texts, key=_counting)}
+
+
+def _counting(name: str) -> list[str | int]:
+    """For sorting: x-2 before x-16."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def text(name: str) -> str:

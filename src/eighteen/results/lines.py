@@ -30,6 +30,12 @@ _TEMPLATES = {
         "without TTA  {num_samples} pictures in {seconds:.1f} s"
     ),
     "checkpoint": "checkpoint {path}  {bytes:memory} in {seconds:.1f} s",
+    "calibrated": "calibrated in {seconds:.1f} s",
+    "budget": (
+        "budget {seconds:clock}  spent {spent_s:clock}  {num_steps} steps, {epochs:.4g} epochs, an evaluation every "
+        "{every}  steps take {speed_ratio:.2f} of what was measured"
+    ),
+    "reached": "reached top-1 {top1:percent} in {seconds:clock}",
     "skip": "skip step {step}  its loss was not finite, no weight was changed  {streak} in a row",
     "warning": "warning: {text}",
     "notice": "notice of {cloud}: {what}  {when}",
@@ -61,12 +67,26 @@ def _notes(event: Event) -> Iterator[str]:
         yield f"pixels kept in {event['kept']} memory ({memory(event.get('kept_bytes', 0))})"
     if event.get("best") is True:
         yield "best so far"
+    if event.get("cached") is True:
+        yield "by an earlier run"
+    if event.get("cost_usd"):
+        yield f"${event['cost_usd']:.2f}"
+    if event.get("reached"):
+        yield f"reached {', '.join(_milestones(event['reached']))}"
     if event.get("goes"):
         yield "saving and stopping"
     if event.get("skipped"):
         yield f"{event['skipped']} skipped"
     if event.get("exit_code"):
         yield f"exit code {event['exit_code']}"
+
+
+def _milestones(reached: list[dict[str, float]]) -> Iterator[str]:
+    """Top-1 by time; of those that one evaluation reached, the highest."""
+    highest = {one["seconds"]: one for one in sorted(reached, key=lambda one: one["top1"])}
+    for seconds, one in sorted(highest.items()):
+        cost = f" for ${one['cost_usd']:.2f}" if "cost_usd" in one else ""
+        yield f"{100 * one['top1']:.0f} % in {clock(seconds)}{cost}"
 
 
 def fill(template: str, facts: Mapping[str, Any]) -> str:
