@@ -65,8 +65,7 @@ def test_statistics_are_those_of_the_averaged_weights_over_train_pictures(data, 
     net.eval()
     for name, norm in norms.items():
         norm.train()
-        own = seen[name]
-        norm.register_forward_pre_hook(lambda _, inputs, own=own: own.append((len(inputs[0]), inputs[0])))
+        norm.register_forward_pre_hook(lambda _, inputs, seen=seen[name]: seen.append((len(inputs[0]), inputs[0])))
     card, samples = card_of(this), this.order.at(0, 70)[0]
     batches = eval_batches(
         data.splits["train"], this.recipe.eval, this.world, device=this.device, channels=3, samples=samples
