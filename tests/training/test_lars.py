@@ -36,9 +36,9 @@ def loss(net: torch.nn.Module, number: int) -> Tensor:
 def net(seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     one = normed(4, 3).to(memory_format=torch.channels_last)
-    one.get_submodule("body.3").p = 0.0  # no dropout
+    one.get_submodule("body.3").__dict__["p"] = 0.0  # no dropout
     for norm in ("body.1", "body.5"):
-        one.get_submodule(norm).eps = 1e-12  # or it would count at one scale more than at another
+        one.get_submodule(norm).__dict__["eps"] = 1e-12  # or it would count at one scale more than at another
     return one
 
 

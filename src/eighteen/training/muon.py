@@ -68,7 +68,8 @@ class Muon(torch.optim.Optimizer):
                 same[weight.shape].append(weight)
         for weights in same.values():
             momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
-            gradient, before, old = map(_stacked, ([weight.grad for weight in weights], momenta, weights))
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            gradient, before, old = map(_stacked, (gradients, momenta, weights))
             momentum = torch.add(gradient, before, alpha=group["momentum"])
             ahead = torch.add(gradient, momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
             new = turned(old.flatten(2), orthogonal(ahead.flatten(2), self._dtype), group["lr"]).view_as(old)
@@ -96,7 +97,7 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def turned(weights: Tensor, directions: Tensor, lr: float) -> Tensor:
-    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, with the norms they had."""
+    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, their norms kept."""
     norm = _norm(weights)
     has_norm = norm > 0
     length = torch.where(has_norm, norm / math.sqrt(min(weights.shape[1:])), 1.0)
@@ -104,7 +105,7 @@ def turned(weights: Tensor, directions: Tensor, lr: float) -> Tensor:
     return moved * torch.where(has_norm, norm / _norm(moved).clamp_min(TINY), 1.0)
 
 
-def matrices(model: nn.Module, head: nn.Module) -> set[nn.Parameter]:
+def matrices(model: nn.Module, head: nn.Module) -> set[Tensor]:
     """The weights that Muon is for: of linear layers and convolutions, but for the last layer, whose rows are classes
     and not directions, and convolutions in groups, which are many small matrices.
     """

@@ -44,7 +44,7 @@ def optimizer(
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, lr_scale: dict[str, float], matrices: Set[nn.Parameter] = frozenset()
+    model: nn.Module, *, weight_decay: float, lr_scale: dict[str, float], matrices: Set[Tensor] = frozenset()
 ) -> list[dict]:
     """Trainable weights by (multiplier of the rate, decay or not, whether among ``matrices``), in the model's order.
 
