@@ -26,6 +26,7 @@ from eighteen.data.maker import Batch
 from eighteen.data.tolerance import OnBad
 from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
+from eighteen.training.compiling import compile_ahead
 from eighteen.training.evaluate import Evaluation, evaluate
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
@@ -66,6 +67,8 @@ def train(
             Reporter(this, state, loader, pulse, on_event) as report,
             watchdog(this, pulse),
         ):
+            if not ending:
+                compile_ahead(this, state, pulse, tell=report.compiled, warn=report.warn)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
