@@ -3,8 +3,7 @@
     python measure.py --out FOLDER [--small] [PART ...]
 
 Prints one JSON: what each part found, or why it did not. A part writes what it has found so far again and again, so
-that one that is cut off, or fails, leaves what it had. ``--small`` is the same with small numbers, for a machine without
-a GPU.
+that one that is cut off, or fails, leaves what it had. ``--small`` is the same with small numbers, where there is no GPU.
 """
 
 from __future__ import annotations
@@ -169,9 +168,7 @@ def loader(scale: Scale, tell: Tell) -> None:
 
 
 def tiny(scale: Scale, tell: Tell) -> None:
-    """Runs of ``tiny``, a seed each, on pictures like CIFAR-10's in number and size, or on the dataset that the variable
-    CIFAR10 names.
-    """
+    """Runs of ``tiny``, a seed each, on as many pictures as CIFAR-10 has, or on the dataset that $CIFAR10 names."""
     import eighteen
 
     runs: list[dict[str, Any]] = []
@@ -259,13 +256,13 @@ def run(names: list[str], out: Path, *, small: bool) -> dict[str, Any]:
         result.unlink(missing_ok=True)
         words = ["--out", str(out), "--only", name, *(["--small"] if small else [])]
         problem = None
-        if limit_s < 5:
+        if left_s < 5:
             whole[name] = {"failed": "no time was left"}
             continue
         with log.open("w") as file:
+            command = [sys.executable, __file__, *words]
+            done = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
             try:
-                command = [sys.executable, __file__, *words]
-                done = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
                 code = done.wait(limit_s)
                 problem = f"exit code {code}" if code else None
             except subprocess.TimeoutExpired:
