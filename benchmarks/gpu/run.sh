@@ -9,13 +9,13 @@ root=$(cd "$here/../.." && pwd)
 out=${OUT:-$root/build/gpu}
 mkdir -p "$out"
 python=${PYTHON:-python3}
-if ls "$root"/build/carried/*.whl >/dev/null 2>&1; then
+if "$python" -c 'import eighteen.cli, tomli_w' 2>/dev/null; then
+  export PYTHONPATH="$root/benchmarks"
+elif ls "$root"/build/carried/*.whl >/dev/null 2>&1; then
   site=$(mktemp -d)
   trap 'rm -rf "$site"' EXIT
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$root"/build/carried/*.whl >"$out/install.log" 2>&1
   export PYTHONPATH="$site:$root/benchmarks"
-elif "$python" -c 'import eighteen' 2>/dev/null; then
-  export PYTHONPATH="$root/benchmarks"
 else
   export PYTHONPATH="$root/src:$root/benchmarks"
 fi
