@@ -27,7 +27,7 @@ from eighteen.advice.turns import Pictures, Training, Turn, Variant, medians, ro
 from eighteen.base import rundir
 from eighteen.base.errors import MachineError
 from eighteen.base.recipe import Phase, Recipe, parse
-from eighteen.base.schedule import Step
+from eighteen.base.schedule import Schedule, Step, schedule
 from eighteen.base.world import World
 from eighteen.data.dataset import Dataset
 from eighteen.data.loader import TrainLoader
@@ -205,7 +205,7 @@ class _Memory:
     def __exit__(self, *_: object) -> None: ...
 
     def __iter__(self) -> Iterator[tuple[Step, Batch]]:
-        plan = self.this.plan
+        plan = _plan(self.this)
         return ((plan.at(number), self.batches[number % len(self.batches)]) for number in range(plan.num_steps))
 
     def waits(self) -> dict[str, float]:
@@ -229,7 +229,7 @@ class _Track:
         key = variant.pictures, variant.compiled
         if key not in self._states:
             self._states[key] = _started(this, compiled=variant.compiled)
-        state = replace(self._states[key], step=0, began=time.monotonic())
+        state = replace(self._states[key], plan=_plan(this), step=0, began=time.monotonic())
         feed = self._synthetic(this, variant) if variant.pictures == "synthetic" else _real(this)
         waited, began = 0.0, 0.0
         with feed as batches, Reporter(this, state, cast(TrainLoader, batches), self._pulse, None) as report:
@@ -241,7 +241,7 @@ class _Track:
                     synchronize(self._device)
                     waited, began = 0.0, time.perf_counter()
                 self._pulse.doing("step", phase=now.phase, step=now.number)
-                is_logged, asks = report.is_logged(now), report.asks(now, False, False)
+                is_logged, asks = report.is_logged(now), (*report.asks(now, False, False), False)
                 report.stepped(now, train_step(this, state, batch, now, count_hits=is_logged, asks=asks))
                 self._pulse.doing("data")
                 asked = time.perf_counter()
@@ -275,10 +275,14 @@ def _started(this: Job, *, compiled: bool) -> State:
     return replace(state, net=cast(nn.Module, torch.compile(state.net))) if compiled else state
 
 
+def _plan(this: Job) -> Schedule:
+    return schedule(this.recipe, this.data.splits["train"].num_samples)
+
+
 def _real(this: Job) -> TrainLoader:
     return TrainLoader(
         this.data.splits["train"],
-        this.plan,
+        _plan(this),
         this.order,
         this.world,
         augment=this.recipe.augment,

@@ -96,6 +96,10 @@ class Schedule:
         """The epoch of the recipe at which this step begins; that of num_steps is its last."""
         return self.epochs if number >= self.num_steps else self._planned(self.stretches[self._index(number)], number)
 
+    def first_from(self, planned: float) -> int:
+        """The first step that begins at this epoch of the recipe or later; num_steps if none does."""
+        return bisect.bisect_left(range(self.num_steps), planned, key=self.planned)
+
     def samples_before(self, number: int) -> int:
         """How many samples the steps before this one have seen; num_steps is allowed."""
         return self.at(number - 1).after if number else 0
@@ -105,6 +109,12 @@ class Schedule:
         ends = [stretch.step for stretch in self.stretches[1:]] + [self.num_steps]
         left = ((one.row, end - max(number, one.step)) for one, end in zip(self.stretches, ends, strict=True))
         return [(row, count) for row, count in left if count > 0]
+
+    def visits(self, phase: int) -> int:
+        """How often a phase sees each sample, to the nearest whole number."""
+        ends = [stretch.step for stretch in self.stretches[1:]] + [self.num_steps]
+        of_phase = (pair for pair in zip(self.stretches, ends, strict=True) if pair[0].phase == phase)
+        return round(sum((end - one.step) * one.row.batch for one, end in of_phase) / self.num_samples)
 
     def pixels_from(self, number: int) -> int:
         """How many pixels the steps from this one on see."""

@@ -120,9 +120,9 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) 
 def fresh_names(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> list[str]:
     """The weights of the head that ``weights`` cannot fill; DataError if anything but the head differs."""
     own = model.state_dict()
-    head = _head_names(model)
+    replaceable = _head_names(model)
     fresh = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-    if strangers := [name for name in fresh if name not in head] + [name for name in weights if name not in own]:
+    if strangers := [name for name in fresh if name not in replaceable] + [name for name in weights if name not in own]:
         got = f"{len(strangers)} weights that do not fit, the first {strangers[0]!r}"
         need = "weights of the same model (only the last layer may differ)"
         hint = "--model with the name that made these weights"
@@ -130,12 +130,16 @@ def fresh_names(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str)
     return fresh
 
 
-def _head_names(model: nn.Module) -> set[str]:
-    """The weights of the last layer: what timm calls the classifier, or else the last module that has weights."""
+def head(model: nn.Module) -> nn.Module:
+    """The last layer: what timm calls the classifier, or else the last module that has weights."""
     classifier = getattr(model, "get_classifier", lambda: None)()
-    if not isinstance(classifier, nn.Module):
-        classifier = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))][-1]
-    inside = {id(tensor) for tensor in classifier.parameters()}
+    if isinstance(classifier, nn.Module):
+        return classifier
+    return [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))][-1]
+
+
+def _head_names(model: nn.Module) -> set[str]:
+    inside = {id(tensor) for tensor in head(model).parameters()}
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in inside}
 
 
