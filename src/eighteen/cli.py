@@ -339,8 +339,7 @@ def eval_(
     from eighteen.results import tables
 
     changed = {"size": size, "crop": crop, "rect": rect, "tta": tta}
-    say = lambda line: print(f"warning: {line}", file=sys.stderr)  # noqa: E731
-    found = api.evaluate(run, data, split=split, checkpoint=checkpoint, **changed, say=say)
+    found = api.evaluate(run, data, split=split, checkpoint=checkpoint, **changed, say=_warn)
     if from_environment().is_first:
         _console().print(tables.show(found))
         print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")
@@ -544,6 +543,10 @@ def bench_train(
     if json is not None:
         training.write(found, json)
         print(f"wrote {json}")
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def _show(error: EighteenError) -> int:

@@ -300,3 +300,44 @@ def test_batches_on_a_gpu_are_those_on_the_cpu(jpegs):
             assert batch.images.device == device
             assert torch.equal(batch.images.cpu(), on_cpu.images)
             assert torch.equal(batch.labels.cpu(), on_cpu.labels)
+
+
+REPLANNED = [
+    {"epochs": 1, "size": 24, "batch": 10, "min_scale": 0.5},
+    {"epochs": 1, "size": 32, "batch": 12, "min_scale": 0.5},
+]
+
+
+@pytest.mark.parametrize("kept", ["never", "host"])
+@pytest.mark.parametrize(("at", "factor"), [(0, 2.0), (3, 0.5), (3, 3.0), (8, 0.2), (10, 0.0), (13, 2.0), (19, 4.0)])
+def test_a_loader_that_is_replanned_gives_the_batches_of_the_new_plan(jpegs, at, factor, kept):
+    plan = plan_of(REPLANNED, 108).revised(at, factor)
+    loader = train_loader(jpegs, phases=REPLANNED, kept=kept, num_threads=1)
+    got = []
+    with loader:
+        if at == 0:
+            loader.replan(plan)
+        for step, batch in loader:
+            got.append((step, batch))
+            if step.number + 1 == at:
+                loader.replan(plan)
+    assert [step for step, _ in got[at:]] == [plan.at(number) for number in range(at, plan.num_steps)]
+    split = jpegs.splits["train"]
+    whole = TrainLoader(split, plan, Order(5, 108), ALONE, augment=Augment(), device=CPU, channels=3, kept=kept)
+    for (step, batch), (other, wanted) in zip(got[at:], all_of(whole)[at:], strict=True):
+        assert step == other
+        assert torch.equal(batch.images, wanted.images)
+        assert torch.equal(batch.ids, wanted.ids)
+
+
+def test_a_loader_can_be_replanned_at_every_step(jpegs):
+    plan, got = plan_of(REPLANNED, 108), []
+    loader = train_loader(jpegs, phases=REPLANNED, num_threads=1)
+    with loader:
+        for step, batch in loader:
+            got.append((step.first, step.size, step.batch, *batch.images.shape[-2:]))
+            if step.number + 1 < plan.num_steps and step.number < 30:
+                plan = plan.revised(step.number + 1, (0.3, 2.5)[step.number % 2])
+                loader.replan(plan)
+    wanted = [plan.at(number) for number in range(plan.num_steps)]
+    assert got == [(step.first, step.size, step.batch, step.size, step.size) for step in wanted]

@@ -13,7 +13,7 @@ import eighteen
 from eighteen.base import result, rundir
 from eighteen.base.errors import Stopped
 from eighteen.cli import main
-from eighteen.training import checkpoint, state
+from eighteen.training import calibration, checkpoint, state
 
 PHASES = (
     "phases=[{epochs=4, size=16, batch=26, min_scale=0.5},"
@@ -127,3 +127,17 @@ def test_a_checkpoint_of_a_version_without_best_of_goes_on(data, tmp_path):
     del old.state["best_of"]
     assert state.resume(this, state.start(this), old).best_of == [16, False]
     assert saved(run)
+
+
+def test_what_the_end_of_a_run_takes_is_measured_with_its_tta_and_other_evaluations_without(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    this = make_job(data, tmp_path, PHASES, "eval.tta=crops")
+    costs = calibration.calibrate(this, state.start(this)).costs
+    (found,) = json.loads(calibration.cache().read_text()).values()
+    evals = {name: seconds for name, seconds in found.items() if name.startswith("Eval")}
+    (tta,) = (seconds for name, seconds in evals.items() if '"tta": "crops"' in name)
+    plain = {int(name.partition('"size": ')[2][:2]): s for name, s in evals.items() if '"tta": "none"' in name}
+    assert costs.evals == pytest.approx((40 * plain[16], 40 * plain[96]))
+    assert costs.end == pytest.approx(found["save"] + calibration.EXIT_S + 40 * (tta - plain[96]))

@@ -77,7 +77,7 @@ class Board:
 
     @property
     def num_steps(self) -> int | None:
-        return self._fact("start", "num_steps")
+        return self._fact("budget", "num_steps") or self._fact("start", "num_steps")
 
     def take(self, event: Event) -> None:
         self.start_s = self.start_s or event["time_s"]
@@ -126,7 +126,8 @@ class Board:
     def _progress(self) -> Iterator[RenderableType]:
         now_s = self._fact("end", "time_s") or time.time()
         facts = {"step": 0, **self._facts("step"), "spent_s": now_s - (self.start_s or now_s), "eta_s": self._eta_s()}
-        facts |= {"num_steps": self.num_steps, "epochs": self._fact("start", "epochs")}
+        epochs = self._fact("budget", "epochs") or self._fact("start", "epochs")
+        facts |= {"num_steps": self.num_steps, "epochs": epochs}
         left = [("epoch ", "dim"), (fill("{epoch:.2f} of {epochs:g}", facts), "bold")]
         left += [("   step ", "dim"), fill("{step} of {num_steps}", facts)]
         right = [("spent ", "dim"), fill("{spent_s:clock}", facts)]

@@ -95,11 +95,10 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if is_tall else x).to(matrices.dtype)
 
-    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, at those norms again."""
-
 
 def turned(weights: Tensor, directions: Tensor, lr: float) -> Tensor:
     """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, their norms kept."""
+    norm = _norm(weights)
     has_norm = norm > 0
     length = torch.where(has_norm, norm / math.sqrt(min(weights.shape[1:])), 1.0)
     moved = weights - lr * length * directions

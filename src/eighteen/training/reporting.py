@@ -245,6 +245,9 @@ class Reporter:
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
 
+    def compiled(self, **facts: Any) -> None:
+        self._event("compile", **facts)
+
     def _tell_bad(self, text: str) -> None:
         """A bad sample is met by one rank: whichever it is, the run says so."""
         if self._this.world.is_first:

@@ -116,7 +116,7 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
         parts = Slices(net, buffers, counters, this.world, recipe.train.ghost_batch or recipe.train.micro_batch)
     state = State(
         model=model,
-        net=_compiled(net) if recipe.train.compile is True else net,
+        net=net,
         optimizer=optimizer,
         ema=optim.Ema(model, recipe.optim.ema) if recipe.optim.ema else None,
         buffers=buffers,
@@ -139,12 +139,6 @@ def _some_pictures(this: Job, count: int) -> Tensor:
     how = {"device": torch.device("cpu"), "channels": this.channels, "samples": samples}
     batches = eval_batches(split, square, World(), **how)
     return torch.cat([normalise(batch.images, card.mean, card.std) for batch in batches])
-
-
-def _compiled(net: nn.Module) -> nn.Module:
-    compiled = torch.compile(net)
-    assert isinstance(compiled, nn.Module)  # it is one for every module, but torch's types do not say so
-    return compiled
 
 
 def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:

@@ -28,6 +28,7 @@ from eighteen.data.maker import Batch
 from eighteen.data.tolerance import OnBad
 from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
+from eighteen.training.compiling import compile_ahead
 from eighteen.training.evaluate import Evaluation, evaluate
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
@@ -78,6 +79,8 @@ def train(
             if pace.planned:
                 report.calibrated(pace.calibrated)
                 report.revised(pace.planned)
+            if not ending:
+                compile_ahead(this, state, pulse, tell=report.compiled, warn=report.warn)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 asks = (*asks, pace.asks())
@@ -179,7 +182,7 @@ def validate(this: Job, state: State, now: Step, on_bad: OnBad, pulse: Heartbeat
             device=this.device,
             dtype=this.dtype,
             on_bad=on_bad,
-            watched=partial(pulse.over, kind="evaluate"),
+            watched=partial(pulse.over, kind="evaluate", phase=-1 if settings.tta != "none" else now.phase),
         )
     pulse.doing("tell")
     return found
