@@ -18,12 +18,15 @@ import torch.nn.functional as F
 from record import record, spread
 
 import eighteen
+from eighteen.base import recipe as recipes
 from eighteen.base.events import Event
+from eighteen.base.recipe import Recipe
 from eighteen.training.compact import CompactNet
 from eighteen.training.optim import parameter_groups
 from eighteen.training.precision import autocast_dtype
 
 BLOCK, BLOCKS, BATCH, SIDE, CLASSES = 50, 16, 128, 28, 10
+WIDTHS = (32, 64, 128)
 DTYPE = autocast_dtype("auto", torch.device("cpu"))  # what the trainer takes too
 
 
@@ -52,7 +55,7 @@ class BareLoop:
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
-        self.model = CompactNet(CLASSES, 1, widths=(32, 64, 128), stem_stride=2).to(memory_format=torch.channels_last)
+        self.model = CompactNet(CLASSES, 1, widths=WIDTHS, stem_stride=2).to(memory_format=torch.channels_last)
         groups = parameter_groups(self.model, weight_decay=5e-4, lr_scale={})
         self.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, fused=True)
 
@@ -88,15 +91,28 @@ class Turns:
             self.resumed_at = Clocks.now()
 
 
+def recipe(epochs: float) -> Recipe:
+    """What the bare loop does, as a recipe."""
+    return recipes.parse(
+        {
+            "name": "overhead",
+            "model": {"name": "eighteen.training.compact:CompactNet", "args": {"widths": WIDTHS, "stem_stride": 2}},
+            "optim": {"batch": BATCH, "lr": [[0, 0.01], [epochs, 0.01]], "weight_decay": 5e-4},
+            "phases": [{"epochs": epochs, "size": SIDE, "batch": BATCH, "min_scale": 1.0}],
+            "augment": {"flip": False},
+            "eval": {"size": SIDE, "crop": 1.0, "every": 1000},
+            "train": {"log_every": BLOCK, "checkpoint": "phase", "compile": False},
+        }
+    )
+
+
 if __name__ == "__main__":
     images, labels = pictures(BLOCK * BATCH)
     turns = Turns(BareLoop(images, labels))
     with tempfile.TemporaryDirectory() as folder:
         data = eighteen.pack((images, labels), Path(folder) / "noise.e18")
-        changes = ["augment.flip=false", "augment.translate=0", "optim.label_smoothing=0.0", "phases.0.size=28"]
-        changes += [f"train.log_every={BLOCK}", "eval.every=1000", "train.checkpoint='phase'"]
         epochs = BLOCK * BATCH * (BLOCKS + 1) / data.splits["train"].num_samples
-        eighteen.train(data, recipe="tiny", epochs=epochs, changes=changes, runs_dir=folder, on_event=turns)
+        eighteen.train(data, recipe=recipe(epochs), runs_dir=folder, on_event=turns)
     pairs = turns.pairs[1:]  # the first turn warms both up
     figures = {
         "trainer_ms": spread([1000 * ours.wall_s for ours, _ in pairs]),

@@ -2,6 +2,7 @@
 
 Each lives in a process and an environment of its own (``loader/peers/setup.sh lightning`` makes theirs); each turn is a
 whole short run. "memory": noise of 64 px, for Lightning as batches that are made already, for us through our loader.
+Where other programs want the cores, the ratio of CPU time, of the thread that steps, is the one to read.
 "loader": drawn JPEGs of 500 x 375, by a stock DataLoader with one worker and by our loader with a thread.
 """
 
@@ -37,12 +38,14 @@ def lay_out(folder: Path) -> None:
     pack_sheets(folder, renditions=())
 
 
-def measure(*, rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds a step: by task and contender, a figure a round."""
+Times = dict[str, dict[str, list[dict[str, float]]]]  # wall_s and cpu_s of a step: by task and contender, one a round
+
+
+def measure(*, rounds: int, threads: int) -> Times:
     on_gpu = torch.cuda.is_available()
     precision = "bf16" if autocast_dtype("auto", torch.device("cuda" if on_gpu else "cpu")) else "fp32"
     settings = {"OMP_NUM_THREADS": str(threads)}
-    times = {task: {contender: list[float]() for contender in CONTENDERS} for task in TASKS}
+    times = {task: {contender: list[dict[str, float]]() for contender in CONTENDERS} for task in TASKS}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         lay_out(folder)
@@ -57,11 +60,17 @@ def measure(*, rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
         for number in range(1 + rounds):
             for task in TASKS:
                 for contender in random.sample(list(peers), len(peers)):
-                    step_s = peers[contender].turn(contender, task)["step_s"]
+                    step = peers[contender].turn(contender, task)
                     if number:  # the first warms up
-                        times[task][contender].append(step_s)
-                    print(f"round {number} {task:6} {contender:9} {1000 * step_s:.2f} ms", file=sys.stderr, flush=True)
+                        times[task][contender].append(step)
+                    told = ", ".join(f"{name[:-2]} {1000 * seconds:.2f} ms" for name, seconds in step.items())
+                    print(f"round {number} {task:6} {contender:9} {told}", file=sys.stderr, flush=True)
     return times
+
+
+def ratios(of_task: dict[str, list[dict[str, float]]], time: str) -> list[float]:
+    """Lightning's over ours, round by round."""
+    return [a[time] / b[time] for a, b in zip(of_task["lightning"], of_task["ours"], strict=True)]
 
 
 if __name__ == "__main__":
@@ -72,8 +81,15 @@ if __name__ == "__main__":
     times = measure(**settings)
     figures = {
         task: {
-            **{f"{contender}_ms": spread([1000 * one for one in seconds]) for contender, seconds in of_task.items()},
-            "ratio": spread([a / b for a, b in zip(of_task["lightning"], of_task["ours"], strict=True)]),
+            f"{kind}_{what}": spread(values)
+            for kind in ("wall", "cpu")
+            for what, values in {
+                **{
+                    f"{contender}_ms": [1000 * one[f"{kind}_s"] for one in steps]
+                    for contender, steps in of_task.items()
+                },
+                "ratio": ratios(of_task, f"{kind}_s"),
+            }.items()
         }
         for task, of_task in times.items()
     }

@@ -200,10 +200,8 @@ def lightning(scale: Scale, tell: Tell) -> None:
     import trainers
 
     times = trainers.measure(rounds=scale.num_rounds, threads=max(1, (os.cpu_count() or 2) // 2))
-    ratios = {
-        task: sorted(a / b for a, b in zip(of["lightning"], of["ours"], strict=True)) for task, of in times.items()
-    }
-    tell({"ratios": ratios, "step_s": times})
+    ratios = {task: trainers.ratios(of_task, "wall_s") for task, of_task in times.items()}
+    tell({"ratios": ratios, "steps": times})
 
 
 PARTS = (environment, tests, agreement, eager, compiled, loader, tiny, lightning)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import lightning
 import numpy as np
 import torch
 import torch.nn.functional as F
-from steps import BATCH, FIRST, MEAN, MIN_SCALE, NUM_STEPS, SIZE, STD, TOTAL, WIDTHS, serve
+from steps import BATCH, FIRST, MEAN, MIN_SCALE, NUM_STEPS, SIZE, STD, TOTAL, WIDTHS, Clocks, a_step, clocks, serve
 from torchvision import datasets
 from torchvision import transforms as T
 
@@ -49,13 +48,13 @@ class Clock(lightning.Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self._number == FIRST + NUM_STEPS - 1:
-            self.step_s = (_now() - self._began) / NUM_STEPS
+            self.step = a_step(self._began, _now())
 
 
-def _now() -> float:
+def _now() -> Clocks:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return clocks()
 
 
 def in_memory() -> torch.utils.data.DataLoader[Any]:
@@ -73,7 +72,7 @@ def stock() -> torch.utils.data.DataLoader[Any]:
     return torch.utils.data.DataLoader(many, BATCH, shuffle=True, drop_last=True, num_workers=1)
 
 
-def turn(task: str) -> float:
+def turn(task: str) -> Clocks:
     clock = Clock()
     trainer = lightning.Trainer(
         max_steps=TOTAL,
@@ -87,7 +86,7 @@ def turn(task: str) -> float:
         callbacks=[clock],
     )
     trainer.fit(Module(), in_memory() if task == "memory" else stock())
-    return clock.step_s
+    return clock.step
 
 
 if __name__ == "__main__":

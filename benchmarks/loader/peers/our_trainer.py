@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
-from steps import BATCH, FIRST, MEAN, MIN_SCALE, NUM_STEPS, SIZE, STD, TOTAL, WIDTHS, serve
+from steps import BATCH, FIRST, MEAN, MIN_SCALE, NUM_STEPS, SIZE, STD, TOTAL, WIDTHS, Clocks, a_step, clocks, serve
 
 import eighteen
 from eighteen.base import recipe as recipes
@@ -20,8 +19,8 @@ from eighteen.base.events import Event
 FOLDER, PRECISION = Path(sys.argv[1]), sys.argv[2]
 
 
-def turn(task: str) -> float:
-    """Seconds between the events of two steps: each comes when the step after it is done."""
+def turn(task: str) -> Clocks:
+    """The time between the events of two steps: each comes when the step after it is done."""
     data = eighteen.open(FOLDER / ("noise.e18" if task == "memory" else "sheets.e18"))
     epochs, plain = TOTAL * BATCH / data.splits["train"].num_samples, task == "memory"
     recipe = recipes.parse(
@@ -40,15 +39,15 @@ def turn(task: str) -> float:
             "train": {"precision": PRECISION, "compile": False, "log_every": NUM_STEPS, "notices": "off"},
         }
     )
-    seen: dict[int, float] = {}
+    seen: dict[int, Clocks] = {}
 
     def note(event: Event) -> None:
         if event["event"] == "step":
-            seen[event["step"]] = time.perf_counter()
+            seen[event["step"]] = clocks()
 
     with tempfile.TemporaryDirectory() as runs:
         eighteen.train(data, recipe=recipe, runs_dir=runs, on_event=note)
-    return (seen[FIRST - 1 + NUM_STEPS] - seen[FIRST - 1]) / NUM_STEPS
+    return a_step(seen[FIRST - 1], seen[FIRST - 1 + NUM_STEPS])
 
 
 if __name__ == "__main__":
