@@ -274,11 +274,16 @@ def evaluate(
     *,
     split: str | None = None,
     checkpoint: str | None = None,
+    size: int | None = None,
+    crop: float | None = None,
+    rect: bool | None = None,
+    tta: str | None = None,
     model: nn.Module | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``.
 
+    size, crop, rect, tta: instead of those of the recipe's last phase and ``[eval]``; RecipeError if one is not valid
     model: the module itself, where the recipe does not say how to build it      On several ranks under torchrun.
     say: called with a line for each bad sample that is left out, as ``data.tolerate`` of the run's recipe allows
     """
@@ -295,6 +300,7 @@ def evaluate(
     chosen = _split(dataset, split)
     _check_classes(saved.card.classes, dataset, folder)
     recipe, device = recipes.load(str(folder.recipe)), dist.device_of(here)
+    settings = recipes.evaluated(recipe, size=size, crop=crop, rect=rect, tta=tta)
     bad = eval_folder(folder, dataset.path, chosen) / "bad.csv"
     if here.is_first:
         bad.unlink(missing_ok=True)  # of an evaluation before
@@ -306,7 +312,7 @@ def evaluate(
             restored,
             dataset.splits[chosen],
             saved.card,
-            recipe.eval,
+            settings,
             here,
             device=device,
             dtype=dtype,

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eighteen.base import recipe as recipes
+from eighteen.base.errors import RecipeError
 from eighteen.base.recipe import Drops, Optim, parse, stretched
 from eighteen.base.schedule import learning_rate, schedule, value_at
 
 
-def recipe(*phases: tuple[float, int, int], curve: str = "linear", lr=None, optim_batch: int = 10):
+def recipe(*phases: tuple[float, int | tuple[int, int], int], curve: str = "linear", lr=None, optim_batch: int = 10):
     epochs = sum(phase[0] for phase in phases)
     return parse(
         {
@@ -97,6 +99,48 @@ def test_pixels_that_are_left_are_those_of_the_steps_that_are_left(number):
     plan = schedule(recipe((2, 16, 10), (1, 32, 20)), num_samples=100)
     left = [plan.at(n) for n in range(number, plan.num_steps)]
     assert plan.pixels_from(number) == sum(step.batch * step.size**2 for step in left)
+
+
+def test_a_ramp_of_sizes_spends_the_same_time_at_each_of_them():
+    plan = schedule(recipe((2, 96, 10), (6, (128, 192), 10), (1, (64, 48), 10)), num_samples=100)
+    sizes = [plan.at(number).size for number in range(plan.num_steps)]
+    assert [(size, sizes.count(size)) for size in dict.fromkeys(sizes)] == [
+        (96, 20),
+        (128, 20),
+        (160, 20),
+        (192, 20),
+        (64, 5),
+        (48, 5),
+    ]
+    assert sizes == sorted(sizes[:80]) + sizes[80:]
+
+
+def test_momentum_and_smoothing_go_through_their_points_with_the_rate():
+    tree = recipe((10, 16, 10), lr=[[0, 0.0], [5, 1.0], [10, 0.0]]).model_dump(mode="json")
+    tree["optim"] |= {"momentum": [[0, 0.95], [5, 0.85], [10, 0.95]], "label_smoothing": [[0, 0.2], [10, 0.0]]}
+    plan = schedule(parse(tree), num_samples=100)
+    for number, lr, momentum, smoothing in ((0, 0, 0.95, 0.2), (25, 0.5, 0.9, 0.15), (50, 1, 0.85, 0.1)):
+        step = plan.at(number)
+        assert (step.lr, step.momentum, step.label_smoothing) == pytest.approx((lr, momentum, smoothing))
+    short = schedule(recipes.stretched(parse(tree), 5), num_samples=100)
+    assert short.at(25).momentum == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("phases.0.size=[100, 160]", "multiples of 8, not 100"),
+        ("phases.0.size=[96, 96]", "two sizes that differ"),
+        ("phases.0.max_scale=0.1", "a min_scale that is not above max_scale"),
+        ("phases.0.strength=1.5", "less than or equal to 1"),
+        ("optim.momentum=[[0, 0.9], [7, 0.8]]", "optim.momentum ends at epoch 7 but the phases end at 18"),
+        ("optim.label_smoothing=[[0, 1.5], [18, 0]]", "label_smoothing needs values from 0 to 1"),
+        ("eval.size=200", "a size that is a multiple of 32 for rect, not 200"),
+    ],
+)
+def test_phases_that_cannot_be_are_refused(change, message):
+    with pytest.raises(RecipeError, match=message):
+        recipes.load("fast", changes=[change])
 
 
 PLANS = st.lists(

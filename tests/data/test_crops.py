@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from eighteen.data.crops import MAX_ATTEMPTS, Stream, eval_boxes, train_boxes, train_flips
+from eighteen.data.crops import MAX_ATTEMPTS, SHIFT, Stream, eval_boxes, moved, train_boxes, train_flips
 
 USUAL = {"min_scale": 0.25, "min_ratio": 3 / 4, "max_ratio": 4 / 3}
 
@@ -95,8 +97,40 @@ def test_evaluation_takes_the_middle(width, height, crop, ratio, box):
     assert eval_boxes(np.array([width]), np.array([height]), crop=crop, ratio=ratio).tolist() == [list(box)]
 
 
+def test_a_moved_box_goes_its_way_as_far_as_the_picture_does():
+    widths, heights = np.array([500, 375, 100, 8]), np.array([375, 500, 100, 8])
+    central = eval_boxes(widths, heights, crop=0.875)
+    up, down = (moved(central, widths, heights, way) for way in ((-1, -1), (1, 1)))
+    assert np.allclose(up[:3, :2], central[:3, :2] - SHIFT * central[:3, 2:])
+    assert np.allclose(down[:3, :2], central[:3, :2] + SHIFT * central[:3, 2:])
+    whole = eval_boxes(widths, heights)  # has room along the longer side only
+    left, top, width, height = moved(whole, widths, heights, (1, 1)).T
+    assert left.tolist() == [62.5 + SHIFT * 375, 0, 0, 0]
+    assert top.tolist() == [0, 62.5 + SHIFT * 375, 0, 0]
+    assert (left + width <= widths).all()
+    assert (top + height <= heights).all()
+
+
 def test_no_two_choices_share_their_numbers():
     names = list(Stream.__members__)
     assert len(names) == len(set(Stream))  # an IntEnum makes equal values aliases
     assert max(stream for stream in Stream if stream is not Stream.CROP) < Stream.CROP
     assert max(Stream) < Stream.CROP + 4 * MAX_ATTEMPTS
+
+
+def test_alternating_flips_show_each_sample_both_ways_in_any_two_visits_and_half_of_them_mirrored_at_first():
+    samples = np.arange(4000)
+    visits = [train_flips(seed=3, visits=np.full(4000, visit), samples=samples, flip="alternate") for visit in range(4)]
+    assert abs(visits[0].mean() - 0.5) < 0.03
+    for before, after in pairwise(visits):
+        assert (before != after).all()
+    by_chance = train_flips(seed=3, visits=np.zeros(4000, int), samples=samples, flip=True)
+    assert (by_chance == visits[0]).all()
+    assert not train_flips(seed=3, visits=samples, samples=samples, flip=False).any()
+
+
+def test_crops_have_no_larger_share_than_asked_for():
+    _, _, width, height = boxes_of(np.full(500, 400), np.full(500, 300), min_scale=0.2, max_scale=0.4).T
+    share = width * height / (400 * 300)
+    assert share.min() > 0.19
+    assert 0.38 < share.max() < 0.41

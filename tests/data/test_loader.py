@@ -15,7 +15,8 @@ from eighteen.base.recipe import Augment, Eval, parse
 from eighteen.base.schedule import schedule
 from eighteen.base.world import World
 from eighteen.data import dataset as datasets
-from eighteen.data.loader import TrainLoader, choose_rendition, eval_batches
+from eighteen.data.loader import TrainLoader, _sound_in_all, choose_rendition, eval_batches
+from eighteen.data.maker import Batch
 from eighteen.data.pack import pack
 from eighteen.data.prefetch import Ahead
 
@@ -217,9 +218,9 @@ def test_a_rendition_may_be_named(jpegs):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 40])
-@pytest.mark.parametrize("rect", [False, True])
-def test_evaluation_has_each_sample_once_in_the_same_batches_on_any_world(jpegs, size, rect):
-    split, settings = jpegs.splits["train"], {"size": 32, "rect": rect, "batch": 10}
+@pytest.mark.parametrize("settings", [{"size": 32}, {"size": 32, "rect": True}, {"size": 96, "tta": "crops"}])
+def test_evaluation_has_each_sample_once_in_the_same_batches_on_any_world(jpegs, size, settings):
+    split, settings = jpegs.splits["train"], {**settings, "batch": 10}
     alone = list(evaluation(split, **settings))
     assert sorted(torch.cat([batch.ids for batch in alone]).tolist()) == list(range(split.num_samples))
     ranks = [list(evaluation(split, World(rank, size), **settings)) for rank in range(size)]
@@ -227,6 +228,7 @@ def test_evaluation_has_each_sample_once_in_the_same_batches_on_any_world(jpegs,
     for batch, again in zip(alone, in_turn, strict=True):
         assert torch.equal(batch.ids, again.ids)
         assert torch.equal(batch.images, again.images)
+        assert all(map(torch.equal, batch.moved, again.moved))
         assert batch.labels.tolist() == split.labels[batch.ids.numpy()].tolist()
 
 
@@ -248,6 +250,35 @@ def test_rectangular_evaluation_keeps_like_ratios_together(tmp_path, pictures):
     split = datasets.open(tmp_path / "rect.e18").splits["train"]
     batches = evaluation(split, size=64, rect=True, batch=4)
     assert [tuple(batch.images.shape[2:]) for batch in batches] == [(96, 64), (64, 64), (64, 128)]
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_crops_for_tta_are_others_of_the_same_pictures_and_the_plain_ones_stay(jpegs, rect):
+    split, settings = jpegs.splits["train"], {"size": 96, "rect": rect, "batch": 30}
+    for plain, batch in zip(evaluation(split, **settings), evaluation(split, **settings, tta="crops"), strict=True):
+        assert torch.equal(plain.images, batch.images)
+        assert plain.moved == ()
+        assert len(batch.moved) == 2
+        up, middle, down = (images.float() for images in (batch.moved[0], batch.images, batch.moved[1]))
+        assert up.shape == middle.shape == down.shape
+        by = 96 // 16  # pixels; at half of them two moved crops are alike
+        error = (up[:, :, by:, by:] - middle[:, :, :-by, :-by]).abs().mean()
+        assert error < 0.5 * (up - middle).abs().mean()
+        error = (down[:, :, :-by, :-by] - middle[:, :, by:, by:]).abs().mean()
+        assert error < 0.5 * (down - middle).abs().mean()
+
+
+def test_a_sample_that_is_bad_in_one_crop_is_left_out_of_all():
+    def crop(ids, shade):
+        ids, places = torch.tensor(ids), None if len(ids) == 4 else torch.tensor(ids)
+        images = (10 * ids + shade).to(torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
+        return Batch(images, ids % 2, ids, torch.zeros_like(ids), places)
+
+    batch = _sound_in_all(crop([0, 1, 2, 3], 0), crop([0, 1, 3], 1), crop([1, 2, 3], 2))
+    assert batch.ids.tolist() == [1, 3]
+    assert batch.labels.tolist() == [1, 1]
+    shades = [images[:, 0, 0, 0].tolist() for images in (batch.images, *batch.moved)]
+    assert shades == [[10, 30], [11, 31], [12, 32]]
 
 
 def test_an_evaluation_left_early_leaves_no_thread(jpegs):

@@ -24,6 +24,10 @@ NUM_SMOOTH_STEPS = 20  # 6 epochs of 104 pictures in batches of 32
 RUNS = {
     "sgd": (model("paced"), *EXACT, "augment.mixup=0.4", "optim.clip=0.1"),  # batch norm and dropout
     "adamw": (model("normed"), *EXACT, "optim.name='adamw'", "optim.lr=[[0, 0.002], [6, 0.0]]", "optim.ema=0.9"),
+    "muon": (
+        *(model("normed"), *EXACT, "optim.name='muon'", "optim.momentum=[[0, 0.6], [6, 0.9]]"),
+        *("optim.ema=0.9", "optim.ema_from=2", "optim.recalibrate=70", "eval.batch=16"),
+    ),
     "ghost": (*SMOOTH, "train.ghost_batch=8"),
     "as-ghost": (*SMOOTH, *EXACT),
 }
@@ -47,11 +51,11 @@ def worlds(data, tmp_path_factory) -> dict[int, dict[str, Path]]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_weights_statistics_and_optimiser_are_the_same_bits_on_any_world(worlds, size, name):
     alone, ranks = worlds[1][name], worlds[size][name]
     assert happened(ranks, "start")[0]["world"] == size
-    for part in ("model", "optimizer", *(["ema"] if name == "adamw" else [])):
+    for part in ("model", "optimizer", *(["ema"] if name != "sgd" else [])):
         assert differing(saved(ranks, part), saved(alone, part)) == []
     assert [event["top1"] for event in happened(ranks, "eval")] == [event["top1"] for event in happened(alone, "eval")]
 

@@ -29,7 +29,10 @@ RUNS = {
     "mixup": ("augment.mixup=0.4", "optim.name='adamw'", "optim.lr=[[0, 0.002], [6, 0.0]]", "optim.ema=0.9"),
     "micro": ("train.micro_batch=4", "optim.clip=0.1", "data.balance='weights'"),
     "nan": (model("faulty_grouped"), "model.args.nan_at=[5, 6]", "model.args.rank=RANK", "model.args.witness='SEEN'"),
+    "muon": ("optim.name='muon'", "optim.sgd_scale=0.5", "optim.clip=0.1"),
+    "lars": ("optim.name='lars'", "optim.trust=0.1"),
     "statistics": (model("normed"), "optim.ema=0.9"),
+    "recalibrated": (model("normed"), "optim.ema=0.9", "optim.recalibrate=70", "eval.batch=16"),
 }
 PROGRAM = Path(__file__).with_name("small_world.py")
 
@@ -76,7 +79,7 @@ def test_each_step_has_the_same_samples(data, tmp_path, size):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("name", ["plain", "mixup", "micro", "nan"])
+@pytest.mark.parametrize("name", ["plain", "mixup", "micro", "nan", "muon", "lars"])
 def test_the_weights_after_24_steps_do_not_depend_on_the_world(worlds, size, name):
     alone, ranks = worlds[1][name], worlds[size][name]
     assert happened(ranks, "end")[0]["step"] == NUM_STEPS
@@ -122,9 +125,11 @@ def test_one_checkpoint_gives_the_same_counts_on_any_world(worlds, size):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_what_the_ranks_evaluated_together_is_what_the_checkpoint_holds(data, worlds, size):
-    """Also with batch norm and a moving average, whose statistics differ from rank to rank until they are averaged."""
-    run = worlds[size]["statistics"]
+@pytest.mark.parametrize("name", ["statistics", "recalibrated"])
+def test_what_the_ranks_evaluated_together_is_what_the_checkpoint_holds(data, worlds, size, name):
+    """Also with batch norm and a moving average, whose statistics differ from rank to rank until they are averaged, or
+    are taken anew by all ranks together."""
+    run = worlds[size][name]
     told = happened(run, "eval")[-1]
     last = checkpoint.newest(rundir.open(run)).path.name
     found = eighteen.evaluate(run, data, checkpoint=last)

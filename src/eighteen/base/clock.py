@@ -51,7 +51,7 @@ def resumed(path: Path, *, began: float, saved_s: float = 0.0) -> Clock:
 
 
 def process_began() -> float:
-    """When this process did, on CLOCK_MONOTONIC, to some 10 ms: before Python. Now, where nothing says so."""
+    """When this process did, on CLOCK_MONOTONIC, to some 10 ms: before Python was loaded; now, if nothing says so."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc(5): starttime
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

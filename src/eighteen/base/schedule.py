@@ -96,6 +96,10 @@ class Schedule:
         """The epoch of the recipe at which this step begins; that of num_steps is its last."""
         return self.epochs if number >= self.num_steps else self._planned(self.stretches[self._index(number)], number)
 
+    def first_from(self, planned: float) -> int:
+        """The first step that begins at this epoch of the recipe or later; num_steps if none does."""
+        return bisect.bisect_left(range(self.num_steps), planned, key=self.planned)
+
     def samples_before(self, number: int) -> int:
         """How many samples the steps before this one have seen; num_steps is allowed."""
         return self.at(number - 1).after if number else 0

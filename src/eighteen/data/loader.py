@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
-from itertools import takewhile
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, takewhile
 from types import TracebackType
 from typing import Self
 
@@ -24,12 +25,13 @@ from eighteen.base.order import Order
 from eighteen.base.recipe import Augment, Eval
 from eighteen.base.schedule import Schedule, Step
 from eighteen.base.world import World
-from eighteen.data.crops import eval_boxes, rectangle, train_boxes, train_flips
+from eighteen.data.crops import eval_boxes, moved, rectangle, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
 from eighteen.data.kept import Kept, Memory, Setting, keep
 from eighteen.data.maker import Batch, BatchMaker, Cut, Sending
 from eighteen.data.prefetch import Ahead
 from eighteen.data.tolerance import OnBad, refuse
+from eighteen.data.views import ways
 
 STEPS_TOGETHER = 8  # whose boxes and flips are drawn at once: one call of numpy takes as long for few as for many
 
@@ -254,24 +256,28 @@ def eval_batches(
     num_threads: int | None = None,
     rendition: str = "auto",
     on_bad: OnBad = refuse,
+    samples: NDArray[np.int64] | None = None,
 ) -> Generator[Batch, None, None]:
-    """This rank's batches of a split: central crops, every sample exactly once over all ranks.
+    """This rank's batches of a split, or of these of its samples: central crops, every sample exactly once over all
+    ranks.
 
     Batches are the same at any world size, and rank r takes batches r, r + size ...; so a rank may have none. With
     ``settings.rect`` a batch holds pictures of like aspect ratio and is cropped to their mean: short side ``size``,
-    both sides rounded to multiples of 32, at most twice as long as short.
+    both sides rounded to multiples of 32, at most twice as long as short. With ``settings.tta`` a batch also has what
+    ``views`` makes its views of.
 
     on_bad: as of ``TrainLoader``; a batch of which nothing is left is none
     """
     stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
     maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
-    cuts = _eval_cuts(stored, settings)[world.rank :: world.size]
-    ahead = Ahead(maker.make(cuts), depth=2)
+    cuts = _eval_cuts(stored, settings, samples)[world.rank :: world.size]
+    ahead = Ahead(maker.make(chain.from_iterable(cuts)), depth=2)
     try:
-        for sent in ahead:
-            batch = sent.receive()
-            for bad in batch.bad:
+        for sent in zip(*[ahead] * (1 + len(ways(settings.tta, settings.size))), strict=True):
+            crops = [one.receive() for one in sent]
+            for bad in {bad.sample: bad for crop in crops for bad in crop.bad}.values():
                 on_bad(bad)
+            batch = _sound_in_all(*crops)
             if len(batch.ids):
                 yield batch
     finally:
@@ -288,10 +294,7 @@ def choose_rendition(split: Split, name: str, *, size: int, share: float, square
     raises RecipeError if there is no rendition of that name
     """
     if name != "auto":
-        if name not in split.renditions:
-            valid = ["auto", *split.renditions]
-            hint = did_you_mean(name, valid)
-            raise RecipeError("data.rendition", got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
+        require_renditions(split, {"data.rendition": name})
         return split.renditions[name]
     sides = {key: _mean_crop_side(one, share, square) for key, one in split.renditions.items()}
     enough = min(float(size), sides["full"])
@@ -301,6 +304,21 @@ def choose_rendition(split: Split, name: str, *, size: int, share: float, square
 def _same(one: Step, other: Step) -> bool:
     """Whether their batches are the same; the rates need not be."""
     return (one.phase, one.first) == (other.phase, other.first)
+
+
+def require_renditions(split: Split, wanted: Mapping[str, str]) -> None:
+    """RecipeError, with how to add them, if the split lacks renditions; wanted: key of the recipe -> name."""
+    valid = ["auto", *split.renditions]
+    missing = {key: name for key, name in wanted.items() if name not in valid}
+    if not missing:
+        return
+    key, name = next(iter(missing.items()))
+    hint = did_you_mean(name, valid)
+    if name.isdecimal():
+        sides = sorted({int(one) for one in [*valid, *missing.values()] if one.isdecimal()})
+        root = split.renditions["full"].root
+        hint = f"eighteen pack SOURCE {root} --renditions {','.join(map(str, sides))} --force, or --set {key}=auto"
+    raise RecipeError(key, got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
 
 
 def _mean_share(step: Step) -> float:
@@ -326,10 +344,29 @@ def _some_sides(rendition: Rendition) -> NDArray[np.float64]:
     return np.stack([rows["width"], rows["height"]]).astype(np.float64)
 
 
-def _eval_cuts(rendition: Rendition, settings: Eval) -> list[Cut]:
+def _sound_in_all(batch: Batch, *others: Batch) -> Batch:
+    """One batch of several crops of the same samples, of those that could be decoded in all."""
+    crops = [batch, *others]
+    if any(crop.places is not None for crop in crops):
+        for crop in crops:
+            batch = _only(batch, torch.isin(batch.ids, crop.ids))
+        crops = [_only(crop, torch.isin(crop.ids, batch.ids)) for crop in crops]
+    return replace(crops[0], moved=tuple(crop.images for crop in crops[1:]))
+
+
+def _only(batch: Batch, rows: torch.Tensor) -> Batch:
+    """rows: [N] bool"""
+    on_device = rows.to(batch.images.device)
+    images, labels = batch.images[on_device], batch.labels[on_device]
+    return replace(batch, images=images, labels=labels, ids=batch.ids[rows], visits=batch.visits[rows])
+
+
+def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] | None) -> list[list[Cut]]:
+    """The central crops of each batch, and behind them those for the ``ways`` they are moved."""
     widths, heights = np.asarray(rendition.index["width"]), np.asarray(rendition.index["height"])
     ratios = widths / heights if settings.rect else np.ones(len(widths))
-    by_ratio = np.argsort(ratios, kind="stable")
+    wanted = np.arange(len(widths)) if wanted is None else wanted
+    by_ratio = wanted[np.argsort(ratios[wanted], kind="stable")]
     cuts = []
     for first in range(0, len(by_ratio), settings.batch):
         samples = by_ratio[first : first + settings.batch]
@@ -338,7 +375,13 @@ def _eval_cuts(rendition: Rendition, settings: Eval) -> list[Cut]:
             width, height = rectangle(settings.size, float(ratios[samples].mean()))
         boxes = eval_boxes(widths[samples], heights[samples], crop=settings.crop, ratio=width / height)
         nothing = np.zeros(len(samples), np.int64)
-        cuts.append(Cut(rendition, samples, nothing, boxes, nothing.astype(bool), width, height, None))
+        others = [moved(boxes, widths[samples], heights[samples], way) for way in ways(settings.tta, settings.size)]
+        cuts.append(
+            [
+                Cut(rendition, samples, nothing, each, nothing.astype(bool), width, height, None)
+                for each in (boxes, *others)
+            ]
+        )
     return cuts
 
 

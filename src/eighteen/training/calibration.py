@@ -61,7 +61,9 @@ def calibrate(this: Job, state: State, *, afresh: bool = False) -> Calibration:
     known = dist.share(_read(path, key) if this.world.is_first else None, this.world, this.device)
     found = known or {}
     rows = {_name(row): row for row in this.recipe.flat_phases}
-    evals = {_name(each): each for each in map(this.recipe.eval_in, this.recipe.flat_phases)}
+    final = this.recipe.final_eval  # the only one with test-time augmentation
+    plain = [this.recipe.eval_in(row).model_copy(update={"tta": "none"}) for row in this.recipe.flat_phases]
+    evals = {_name(each): each for each in (*plain, final)}
     is_cached = not afresh and all(name in found for name in (*rows, *evals, "save"))
     if not is_cached:
         limit = min(PHASE_S, SHARE * (this.recipe.budget.seconds or 1e9))
@@ -74,8 +76,9 @@ def calibrate(this: Job, state: State, *, afresh: bool = False) -> Calibration:
     steps = tuple(found[_name(row)] for row in this.recipe.flat_phases)
     val = this.data.splits.get("val")
     count = val.num_samples if val else 0
-    per_eval = tuple(count * found[_name(this.recipe.eval_in(row))] for row in this.recipe.flat_phases)
-    return Calibration(Costs(steps, per_eval, found["save"] + EXIT_S), time.monotonic() - began, is_cached)
+    per_eval = tuple(count * found[_name(each)] for each in plain)
+    end = found["save"] + EXIT_S + count * found[_name(final)] - per_eval[-1]
+    return Calibration(Costs(steps, per_eval, end), time.monotonic() - began, is_cached)
 
 
 def cache() -> Path:

@@ -77,8 +77,8 @@ class Heartbeat:
         self._ended.set()
 
     def doing(self, kind: str, *, phase: int = 0, step: int | None = None) -> None:
-        """The main thread is about to do ``kind``: "step", "evaluate", "compare" (weights, with the other ranks), "data"
-        (wait for pictures), "end" (what is left when no other rank waits any more), or any other word.
+        """The main thread is about to do ``kind``: "step", "evaluate", "compare" (weights, with the other ranks),
+        "data" (wait for pictures), "end" (what is left when no other rank waits any more), or any other word.
 
         step: how many are done, where one begins
         """
@@ -101,11 +101,13 @@ class Heartbeat:
         self._fields[5] += 1.0
         self._fields[1] = time.monotonic()
 
-    def over(self, items: Iterable[T], kind: str) -> Iterator[T]:
-        """The items; waiting for one is waiting for data, and what is done with it is ``kind``."""
+    def over(self, items: Iterable[T], kind: str, *, phase: int = 0) -> Iterator[T]:
+        """The items; waiting for one is waiting for data, and what is done with it is ``kind``, of its own usual length
+        in each phase.
+        """
         self.doing("data")
         for item in items:
-            self.doing(kind)
+            self.doing(kind, phase=phase)
             yield item
             self.doing("data")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,20 @@ from eighteen.base.errors import DataError, MachineError, RecipeError, did_you_m
 from eighteen.base.recipe import Model
 from eighteen.training.card import Card
 
+NUM_FITTED = 5_000  # train pictures that a model sees before its first step, if it wants to
+
 PRETRAINED = "timm"  # model.init = "timm" asks for the weights that timm publishes: the one network call here
 
 # Arguments of timm that load files of its own choice, pickles too.
 LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A model that looks at some train pictures before its first step."""
+
+    def fit_to(self, pictures: Tensor) -> None:
+        """pictures: [N, C, H, W] float, normalised"""
 
 
 def build(model: Model, *, num_classes: int, in_chans: int, seed: int = 0) -> nn.Module:
@@ -110,9 +120,9 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) 
 def fresh_names(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> list[str]:
     """The weights of the head that ``weights`` cannot fill; DataError if anything but the head differs."""
     own = model.state_dict()
-    head = _head_names(model)
+    replaceable = _head_names(model)
     fresh = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-    if strangers := [name for name in fresh if name not in head] + [name for name in weights if name not in own]:
+    if strangers := [name for name in fresh if name not in replaceable] + [name for name in weights if name not in own]:
         got = f"{len(strangers)} weights that do not fit, the first {strangers[0]!r}"
         need = "weights of the same model (only the last layer may differ)"
         hint = "--model with the name that made these weights"
@@ -120,12 +130,16 @@ def fresh_names(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str)
     return fresh
 
 
-def _head_names(model: nn.Module) -> set[str]:
-    """The weights of the last layer: what timm calls the classifier, or else the last module that has weights."""
+def head(model: nn.Module) -> nn.Module:
+    """The last layer: what timm calls the classifier, or else the last module that has weights."""
     classifier = getattr(model, "get_classifier", lambda: None)()
-    if not isinstance(classifier, nn.Module):
-        classifier = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))][-1]
-    inside = {id(tensor) for tensor in classifier.parameters()}
+    if isinstance(classifier, nn.Module):
+        return classifier
+    return [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))][-1]
+
+
+def _head_names(model: nn.Module) -> set[str]:
+    inside = {id(tensor) for tensor in head(model).parameters()}
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in inside}
 
 

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import torch
 from torch import Tensor, nn
 
 from eighteen.base.errors import RecipeError, did_you_mean
 from eighteen.base.recipe import Optim, Points
 from eighteen.base.schedule import Step
+from eighteen.training import lars, models, muon
+
+GROUPED_BY = ("lr_scale", "weight_decay", "is_matrix")
 
 
-def optimizer(model: nn.Module, optim: Optim, *, lr_scale: dict[str, float]) -> torch.optim.Optimizer:
-    """SGD or AdamW over the weights that train; the rate of every group is set each step by ``set_rates``.
+def optimizer(
+    model: nn.Module, optim: Optim, *, lr_scale: dict[str, float], dtype: torch.dtype | None = None
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the weights that train; the rate of every group is set each step by ``set_rates``.
 
     Weight decay stays away from norms and biases, the weights of one dimension (He et al. 2018, arXiv 1812.01187).
-    lr_scale: stage -> multiplier
+    lr_scale: stage -> multiplier      dtype: that the model computes in; None: float32
     """
-    groups = parameter_groups(model, weight_decay=optim.weight_decay, lr_scale=lr_scale)
-    if optim.name == "sgd":
-        most = _most(optim.momentum)
-        sgd = torch.optim.SGD(groups, lr=0.0, momentum=most, nesterov=optim.nesterov and most > 0, fused=True)
-        for weight in (weight for group in groups for weight in group["params"] if most):
-            # torch leaves the buffers as they come from memory when the very first step is skipped; zeros give the same
-            # first step
-            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        return sgd
-    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=True)
+    decay, most = {"weight_decay": optim.weight_decay, "lr_scale": lr_scale}, _most(optim.momentum)
+    if optim.name == "adamw":
+        return torch.optim.AdamW(parameter_groups(model, **decay), lr=0.0, betas=optim.betas, eps=optim.eps, fused=True)
+    how = {"momentum": most, "nesterov": optim.nesterov}
+    if optim.name == "muon":
+        groups = parameter_groups(model, **decay, matrices=muon.matrices(model, models.head(model)))
+        own = muon.Muon([_beside_muon(group, optim) for group in groups], **how, dtype=dtype)
+    elif optim.name == "lars":
+        large = {weight for weight in model.parameters() if weight.ndim > 1}
+        own = lars.Lars(parameter_groups(model, **decay, matrices=large), **how, trust=optim.trust)
+    else:
+        how["nesterov"] = optim.nesterov and most > 0
+        own = torch.optim.SGD(parameter_groups(model, **decay), lr=0.0, **how, fused=True)
+    for weight in (weight for group in own.param_groups for weight in group["params"] if most or optim.name == "muon"):
+        # torch leaves the buffers as they come from memory when the very first step is skipped; zeros give the same
+        # first step
+        own.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return own
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, lr_scale: dict[str, float]) -> list[dict]:
-    """Trainable weights by (multiplier of the rate, decay or not), in the model's order.
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, lr_scale: dict[str, float], matrices: Set[Tensor] = frozenset()
+) -> list[dict]:
+    """Trainable weights by (multiplier of the rate, decay or not, whether among ``matrices``), in the model's order.
 
     The longest matching stage of lr_scale counts.
     """
-    groups: dict[tuple[float, float], dict] = {}
+    groups: dict[tuple[float, float, bool], dict] = {}
     used: set[str] = set()
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
@@ -41,8 +58,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, lr_scale: dict[st
         stages = [stage for stage in lr_scale if name == stage or name.startswith(stage + ".")]
         used.update(stages)
         scale = lr_scale[max(stages, key=len)] if stages else 1.0
-        decay = weight_decay if weight.ndim > 1 else 0.0
-        group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "lr_scale": scale})
+        key = (scale, weight_decay if weight.ndim > 1 else 0.0, weight in matrices)
+        group = groups.setdefault(key, {"params": [], **dict(zip(GROUPED_BY, key, strict=True))})
         group["params"].append(weight)
     if unknown := set(lr_scale) - used:
         stage = sorted(unknown)[0]
@@ -53,11 +70,19 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, lr_scale: dict[st
 
 
 def set_rates(optimizer: torch.optim.Optimizer, now: Step) -> None:
-    """Learning rate and momentum of this step."""
+    """Learning rate and momentum of this step; a group's own momentum stays."""
     for group in optimizer.param_groups:
         group["lr"] = now.lr * group["lr_scale"]
         if "momentum" in group:
-            group["momentum"] = now.momentum
+            group["momentum"] = group.get("own_momentum", now.momentum)
+
+
+def _beside_muon(group: dict, optim: Optim) -> dict:
+    """What Muon leaves to SGD has another rate, and may have another momentum."""
+    if group["is_matrix"]:
+        return group
+    own = {} if optim.sgd_momentum is None else {"momentum": optim.sgd_momentum, "own_momentum": optim.sgd_momentum}
+    return {**group, **own, "lr_scale": group["lr_scale"] * optim.sgd_scale}
 
 
 def _most(value: float | Points) -> float:
@@ -68,6 +93,7 @@ class Ema:
     """An exponential moving average of all floating-point weights and buffers of a model, updated by one fused call.
 
     The decay starts low and rises: min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage.
+    Before its first step, step 0, the averages are the weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -77,8 +103,11 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = min(self._decay, (1 + step) / (10 + step))
         averages, sources = list(self.tensors.values()), list(self._sources.values())
+        if step < 0:
+            torch._foreach_copy_(averages, sources)  # pyright: ignore[reportPrivateImportUsage]
+            return
+        decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(averages, sources, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
 
     def load(self, tensors: dict[str, Tensor]) -> None:

@@ -68,6 +68,13 @@ class Slices:
             for number, start in enumerate(starts)
         ]
 
+    def counts(self, size: int) -> set[int]:
+        """How many pictures a part of a whole batch of ``size`` can have."""
+        mine = self._world.slice(size)
+        num_samples = mine.stop - mine.start
+        most = self._size or num_samples
+        return {min(most, num_samples - start) for start in range(0, num_samples, most)}
+
     @contextmanager
     def computing(self, part: Part) -> Iterator[None]:
         """For the time of a part's forward and backward pass. Gradients travel between ranks only with the last."""
@@ -120,6 +127,13 @@ class Workers:
             Part(worker, batch.row(part.start - first), batch.row(part.stop - first), worker == mine[-1])
             for worker, part in slices
         ]
+
+    def counts(self, size: int) -> set[int]:
+        """How many pictures a part of a whole batch of ``size`` can have."""
+        share = self._count // self._world.size
+        mine = range(share * self._world.rank, share * (self._world.rank + 1))
+        slices = (World(worker, self._count).slice(size) for worker in mine)
+        return {one.stop - one.start for one in slices}
 
     @contextmanager
     def computing(self, part: Part) -> Iterator[None]:

@@ -19,6 +19,7 @@ from eighteen.base.budget import is_reached, newly_reached
 from eighteen.base.errors import BudgetSpent, PeerLost, Stopped, exit_code_of
 from eighteen.base.events import STOP, Event, OnEvent, last, read, standing
 from eighteen.base.files import unwritable
+from eighteen.base.recipe import Tta
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
@@ -51,10 +52,13 @@ class Outcome(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of the last evaluation: shares in [0, 1], None where there was none."""
+    """Of the last evaluation: shares in [0, 1], None where there was none; with TTA too, unless that is "none"."""
 
     top1: float | None = None
     top5: float | None = None
+    tta: Tta = "none"
+    top1_tta: float | None = None
+    top5_tta: float | None = None
 
 
 class Reporter:
@@ -125,7 +129,7 @@ class Reporter:
         epoch = plan.samples_before(step) / plan.num_samples
         evaluated = last(run.events, "eval")
         if evaluated and evaluated["step"] < step:
-            self._last = Scores(evaluated["top1"], evaluated["top5"])
+            self._last = Scores(**{name: evaluated[name] for name in Scores._fields if name in evaluated})
         self._event("resume", step=step, epoch=epoch, checkpoint=name)
         if name and (newest := checkpoint.place(checkpoint.committed(run)[-1]).name) != name:
             self._event("warning", text=f"{newest} is damaged: going on from {name}")
@@ -179,7 +183,8 @@ class Reporter:
         if found:
             newly, taken = newly_reached(self._state.best_top1, found.top1), self._taken()
             self._keep_best(found)
-            scores = {name: getattr(found, name) for name in ("split", "top1", "top5", "num_samples", "seconds")}
+            told = ("split", "size", "rect", "num_samples", "seconds", *Scores._fields)
+            scores = {name: getattr(found, name) for name in told}
             scores["loss"] = found.loss if math.isfinite(found.loss) else None
             self._event("eval", **facts, **scores, best=self.is_best)
             for top1 in newly:
@@ -188,9 +193,13 @@ class Reporter:
         self._event("epoch", **facts, hours=self._state.seconds / 3600, **percent)
 
     def _keep_best(self, found: Evaluation) -> None:
-        """The best top-1 so far, how many evaluations came after it, and whether it is enough."""
-        self._last, state = Scores(found.top1, found.top5), self._state
+        """The best top-1 so far, how many evaluations came after it, and whether it is enough; the first two begin anew
+        where pictures of another size or shape are evaluated, since such scores do not compare.
+        """
+        self._last, state = Scores(*(getattr(found, name) for name in Scores._fields)), self._state
         state.is_reached = is_reached(self._this.recipe.budget.until, top1=found.top1, top5=found.top5)
+        if state.best_of != (shape := [found.size, found.rect]):
+            state.best_of, state.best_top1, state.evals_without_gain = shape, None, 0
         self.is_best = state.best_top1 is None or found.top1 > state.best_top1
         state.best_top1 = max(found.top1, state.best_top1 or 0.0)
         state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
@@ -235,6 +244,9 @@ class Reporter:
 
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
+
+    def compiled(self, **facts: Any) -> None:
+        self._event("compile", **facts)
 
     def _tell_bad(self, text: str) -> None:
         """A bad sample is met by one rank: whichever it is, the run says so."""

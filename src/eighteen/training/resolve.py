@@ -11,8 +11,12 @@ from eighteen.base import recipe as recipes
 from eighteen.base import rundir
 from eighteen.base.recipe import Model, Recipe
 from eighteen.data.dataset import Dataset
-from eighteen.training import auto
+from eighteen.training import auto, chirality
 from eighteen.training.weights import normalisation_of
+
+LARGEST_OF_SGD = (
+    8_192  # up to it SGD trains ImageNet as well as with small batches (Goyal et al. 2017, arXiv 1706.02677)
+)
 
 
 def resolve(
@@ -23,6 +27,7 @@ def resolve(
     model: str | None = None,
     init: str | os.PathLike[str] | None = None,
     epochs: float | None = None,
+    batch: int | None = None,
     is_timed: bool = False,
     **changes: Any,
 ) -> Recipe:
@@ -41,13 +46,31 @@ def resolve(
         model=model or _model_of(init),
         init=None if init is None else os.fspath(init),
         epochs=epochs,
+        batch=batch,
         side=facts.side if facts.is_raw else None,
         **changes,
     )
+    if is_auto and batch is None and (fewer := auto.small_batch(resolved, facts.num_samples)):
+        say(f"batches of {fewer} instead of {resolved.phases[0].batch}, because {facts.num_samples:,} pictures are few")
+        resolved = recipes.load(resolved, batch=fewer)
     if is_auto and epochs is None and not is_timed and (more := auto.enough_epochs(resolved, facts.num_samples)):
         say(f"{more:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
         resolved = recipes.stretched(resolved, more)
+    largest = max(phase.batch for phase in resolved.phases)
+    if resolved.optim.name == "sgd" and largest > LARGEST_OF_SGD:
+        say(f"a batch of {largest:,} is large for sgd, which may not learn with it: --set optim.name=lars, or muon")
+    if resolved.augment.flip == "auto":
+        resolved = _mirrored_or_not(resolved, dataset, say)
     return _normalised(resolved)
+
+
+def _mirrored_or_not(recipe: Recipe, dataset: Dataset, say: Callable[[str], object]) -> Recipe:
+    found = chirality.find(dataset, seed=recipe.train.seed)
+    meaning = "mean something else" if found.is_chiral else "mean the same"
+    right = f"right on {found.plain:.1%} of unseen pictures, {found.mirrored:.1%} of their mirror images"
+    say(f"mirrored pictures {meaning}: a small classifier is {right}, {found.taught:.1%} after learning from both")
+    flip = False if found.is_chiral else "alternate"
+    return recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"flip": flip})})
 
 
 def _normalised(recipe: Recipe) -> Recipe:

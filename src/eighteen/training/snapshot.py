@@ -16,7 +16,8 @@ from eighteen.base.errors import MachineError
 from eighteen.base.rundir import RunDir
 from eighteen.training import checkpoint, copies
 from eighteen.training.job import Job
-from eighteen.training.state import State, averaged_statistics
+from eighteen.training.recalibration import recalibrate
+from eighteen.training.state import State, averaged_statistics, averaged_weights
 from eighteen.training.writer import Saved
 
 
@@ -72,7 +73,9 @@ def take(this: Job, state: State, *, is_best: bool) -> Snapshot:
             "optimizer": _copies(checkpoint.optimizer_tensors(state.model, state.optimizer)),
         }
         if state.ema:
-            tensors["ema"] = {**tensors["model"], **_copies(state.ema.tensors)}
+            with averaged_weights(state):
+                recalibrate(this, state)
+                tensors["ema"] = _copies(state.model.state_dict())
         if own is not None:
             tensors["ranks"] = {"statistics": own}
     facts = {
@@ -80,6 +83,7 @@ def take(this: Job, state: State, *, is_best: bool) -> Snapshot:
         "step": state.step,
         "cursor": dataclasses.asdict(this.order.cursor(state.plan.samples_before(state.step))),
         "seconds": state.seconds,
+        "best_of": state.best_of,
         "best_top1": state.best_top1,
         "best_checkpoint": state.best_checkpoint,
         "evals_without_gain": state.evals_without_gain,

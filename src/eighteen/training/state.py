@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from eighteen.base.budget import Revision, in_force
 from eighteen.base.clock import Clock
 from eighteen.base.schedule import Schedule, schedule
+from eighteen.base.world import World
+from eighteen.data.augment import normalise
+from eighteen.data.loader import eval_batches
 from eighteen.training import checkpoint, dist, models, optim
 from eighteen.training.buffers import flatten_buffers
 from eighteen.training.card import Card
@@ -27,7 +30,8 @@ from eighteen.training.weights import weights_of
 class State:
     """net is what the step calls (compiled, in DDP); model is the plain module with the weights.
 
-    step counts finished steps.
+    step counts finished steps. best_of: size and rect of the evaluations that best_top1 is the best of.
+    recalibrated: the step after which batch norm's statistics were last taken anew, and all running statistics then
     plan: the one in force, the recipe's with all revisions      every: epochs between evaluations
     is_reached: whether an evaluation has come up to what the run is to end at
     """
@@ -48,6 +52,8 @@ class State:
     is_reached: bool = False
     step: int = 0
     seconds_before: float = 0.0
+    recalibrated: tuple[int, Tensor] | None = None
+    best_of: list[int] | None = None
     best_top1: float | None = None
     best_checkpoint: str | None = None
     evals_without_gain: int = 0
@@ -85,15 +91,17 @@ class State:
 
 def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) -> State:
     """Step 0. ``model`` stands in for the recipe's, if given; without init where a checkpoint follows."""
-    recipe = this.recipe
+    recipe, is_given = this.recipe, model is not None
     if model is None:
         model = models.build(recipe.model, num_classes=this.num_classes, in_chans=this.channels, seed=recipe.train.seed)
-        if with_init and (init := models.weights_asked_for(recipe.model)):
-            models.start_from(model, weights_of(init), origin=init)
+    if with_init and isinstance(model, models.Fitted):
+        model.fit_to(_some_pictures(this, models.NUM_FITTED))
+    if with_init and not is_given and (init := models.weights_asked_for(recipe.model)):
+        models.start_from(model, weights_of(init), origin=init)
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
     model = model.to(this.device).to(memory_format=torch.channels_last)
     buffers = flatten_buffers(model)
-    optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale)
+    optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale, dtype=this.dtype)
     counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
     communication = dist.Communication(this.device) if this.world.size > 1 else None
     if recipe.train.exact:
@@ -108,7 +116,7 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
         parts = Slices(net, buffers, counters, this.world, recipe.train.ghost_batch or recipe.train.micro_batch)
     state = State(
         model=model,
-        net=_compiled(net) if recipe.train.compile is True else net,
+        net=net,
         optimizer=optimizer,
         ema=optim.Ema(model, recipe.optim.ema) if recipe.optim.ema else None,
         buffers=buffers,
@@ -123,10 +131,14 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
     return state
 
 
-def _compiled(net: nn.Module) -> nn.Module:
-    compiled = torch.compile(net)
-    assert isinstance(compiled, nn.Module)  # it is one for every module, but torch's types do not say so
-    return compiled
+def _some_pictures(this: Job, count: int) -> Tensor:
+    """The first train pictures of the run's order, as evaluation sees them: [N, C, H, W] float."""
+    split, settings, card = this.data.splits["train"], this.recipe.eval, card_of(this)
+    samples, _ = this.order.at(0, min(count, split.num_samples))
+    square = settings.model_copy(update={"rect": False})
+    how = {"device": torch.device("cpu"), "channels": this.channels, "samples": samples}
+    batches = eval_batches(split, square, World(), **how)
+    return torch.cat([normalise(batch.images, card.mean, card.std) for batch in batches])
 
 
 def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:
@@ -146,6 +158,8 @@ def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:
     if state.clock.seconds < spent_s:  # its folder has lost what it had taken
         kept["clock"] = Clock(state.clock.began, spent_s)
     kept["is_reached"] = saved.state.get("is_reached", False)
+    evaluation = this.recipe.final_eval
+    kept["best_of"] = saved.state.get("best_of", [evaluation.size, evaluation.rect])  # older versions had one only
     return dataclasses.replace(state, **kept, seconds_before=saved.state["seconds"], began=time.monotonic())
 
 
@@ -195,16 +209,16 @@ def averaged_weights(state: State) -> Iterator[None]:
 
 
 def card_of(this: Job) -> Card:
-    recipe, data = this.recipe, this.data
+    recipe, data, evaluation = this.recipe, this.data, this.recipe.final_eval
     mean, std = tuple(recipe.data.mean or data.mean), tuple(recipe.data.std or data.std)
     if len(mean) == 1 and this.channels == 3:
         mean, std = mean * 3, std * 3
     return Card(
         classes=data.classes,
         channels=this.channels,
-        size=recipe.eval.size,
-        crop=recipe.eval.crop,
-        rect=recipe.eval.rect,
+        size=evaluation.size,
+        crop=evaluation.crop,
+        rect=evaluation.rect,
         mean=mean,
         std=std,
         kind=data.splits["train"].renditions["full"].kind,

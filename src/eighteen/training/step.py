@@ -89,7 +89,7 @@ def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None
     state.optimizer.zero_grad(set_to_none=state.drops_gradients)
     torch.where(bad > 0, statistics, state.buffers, out=state.buffers)
     if state.ema:
-        state.ema.update(state.step)
+        state.ema.update(state.step - state.plan.first_from(job.recipe.optim.ema_from))
 
 
 def _loss(job: Job, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:

@@ -28,10 +28,12 @@ from eighteen.data.maker import Batch
 from eighteen.data.tolerance import OnBad
 from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
+from eighteen.training.compiling import compile_ahead
 from eighteen.training.evaluate import Evaluation, evaluate
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
 from eighteen.training.pace import Pace
+from eighteen.training.recalibration import recalibrate
 from eighteen.training.reporting import MAX_STREAK, Reporter, Scores
 from eighteen.training.state import State
 from eighteen.training.step import train_step
@@ -77,6 +79,8 @@ def train(
             if pace.planned:
                 report.calibrated(pace.calibrated)
                 report.revised(pace.planned)
+            if not ending:
+                compile_ahead(this, state, pulse, tell=report.compiled, warn=report.warn)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 asks = (*asks, pace.asks())
@@ -85,7 +89,7 @@ def train(
                 pace.stepped(now)
                 if epoch := state.plan.ends_epoch(now):
                     is_due = evaluation_due(this, state, now, epoch)
-                    found = validate(this, state, report.tolerance, pulse) if is_due else None
+                    found = validate(this, state, now, report.tolerance, pulse) if is_due else None
                     report.epoch_ended(now, epoch, found)
                     pace.evaluated(now, found)
                 ending = why_end(this, state, report)
@@ -104,7 +108,7 @@ def train(
         raise stopped(run)
     if ending == BudgetSpent.__name__:
         raise spent(run, recipe, last)
-    return Result(run.path, state.step, last.top1, last.top5, state.best_top1, state.seconds)
+    return Result(run.path, state.step, best_top1=state.best_top1, seconds=state.seconds, **last._asdict())
 
 
 def start_or_resume(this: Job, model: nn.Module | None, began: float) -> State:
@@ -159,19 +163,26 @@ def evaluation_due(this: Job, state: State, now: Step, epoch: int) -> bool:
     return "val" in this.data.splits and (is_last or epoch % state.every == 0)
 
 
-def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
-    """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
+def validate(this: Job, state: State, now: Step, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
+    """Evaluate, as this step's phase says, what prediction would use: moving averages if there are any, the mean of the
+    ranks' statistics. Test-time augmentation, which takes several times as long, only after the last step.
+    """
+    settings = this.recipe.eval_in(now.row)
+    if now.number < state.plan.num_steps - 1:
+        settings = settings.model_copy(update={"tta": "none"})
     with states.averaged_statistics(this, state), states.averaged_weights(state):
+        pulse.doing("recalibrate")
+        recalibrate(this, state)
         found = evaluate(
             state.model,
             this.data.splits["val"],
             state.card,
-            this.recipe.eval,
+            settings,
             this.world,
             device=this.device,
             dtype=this.dtype,
             on_bad=on_bad,
-            watched=partial(pulse.over, kind="evaluate"),
+            watched=partial(pulse.over, kind="evaluate", phase=-1 if settings.tta != "none" else now.phase),
         )
     pulse.doing("tell")
     return found
