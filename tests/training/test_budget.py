@@ -134,7 +134,9 @@ def test_expensive_evaluations_are_left_out(data, tmp_path):
     assert spent < 0.25 * 4
 
 
-@pytest.mark.parametrize("changes", [(), ("optim.ema=0.9",), ("optim.name='adamw'",)], ids=["sgd", "ema", "adamw"])
+@pytest.mark.parametrize(
+    "changes", [(), ("optim.ema=0.9",), *((f"optim.name='{name}'",) for name in ("adamw", "lars", "muon"))]
+)
 def test_measuring_changes_nothing(data, tmp_path, changes):
     this = make_job(data, tmp_path, model("normed"), *changes, "budget.seconds=60")
     measured, untouched = state.start(this), state.start(this)

@@ -35,7 +35,7 @@ class Pace:
         self._ratio = 1.0  # seconds seen / calibrated
         self._seen: list[tuple[int, float]] = []  # (phase, seconds) of the steps since the last revision
         self._next_mark, self._has_asked = 0, False
-        self._mark_s = time.monotonic()  # the end of the step before
+        self._mark_s: float | None = None  # the end of the step before, in this process
         self.calibrated: dict[str, Any] = {}
         self.planned: dict[str, Any] = {}
 
@@ -55,7 +55,6 @@ class Pace:
             self._require_enough(found.costs)
         self.planned = self.revise(state.step)
         self._keep_clock(now=True)
-        self._mark_s = time.monotonic()
 
     @property
     def is_due(self) -> bool:
@@ -75,16 +74,16 @@ class Pace:
         return asks
 
     def stepped(self, now: Step) -> None:
-        """A step is done."""
+        """A step is done. Before the first of a process comes what no other waits for."""
         at = time.monotonic()
-        if self._seconds is not None:
+        if self._seconds is not None and self._mark_s is not None:
             self._seen.append((now.phase, at - self._mark_s))
         self._mark_s = at
         self._keep_clock()
 
     def evaluated(self, now: Step, found: Evaluation | None) -> None:
         """An epoch has ended, with its evaluation if there was one."""
-        if found is None or self._seconds is None:
+        if found is None or self._seconds is None or self._mark_s is None:
             return
         seconds = time.monotonic() - self._mark_s
         ratio = seconds / max(1e-9, self._costs.evals[now.phase])
