@@ -35,7 +35,7 @@ def test_a_broken_file_is_none(tmp_path, text):
     assert clock.resumed(tmp_path / "clock.json", began=7.0) == Clock(7.0, 0.0)
 
 
-def test_it_is_written_about_once_a_second_or_when_it_must(tmp_path):
+def test_it_is_written_now_and_then_or_when_it_must(tmp_path):
     path, ours = tmp_path / "clock.json", Clock()
     ours.keep(path)
     first = path.read_text()

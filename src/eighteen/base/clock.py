@@ -1,6 +1,6 @@
 """How long a run has taken, as whoever started it sees it: from the start of the process, over all resumes.
 
-In: when a command began. Out: seconds. What they come to is kept in the run's ``clock.json``, about once a second, so
+In: when a command began. Out: seconds. What they come to is kept in the run's ``clock.json``, some times a second, so
 that also the time of a process that was killed counts.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 BEGAN = "EIGHTEEN_BEGAN"  # tells the ranks that we start when the command began
-KEEP_S = 1.0  # between two writes of ``clock.json``
+KEEP_S = 0.25  # between two writes of ``clock.json``
 
 
 @dataclass
