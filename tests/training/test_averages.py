@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from small_runs import differing, distance, happened, make_job, model, saved, train
@@ -53,6 +55,10 @@ def test_the_average_begins_anew_at_its_epoch(data, tmp_path):
         assert torch.allclose(ema.tensors[name], expected)
 
 
+def keep(seen: list[tuple[int, Tensor]], _: nn.Module, inputs: tuple[Tensor]) -> None:
+    seen.append((len(inputs[0]), inputs[0]))
+
+
 def test_statistics_are_those_of_the_averaged_weights_over_train_pictures(data, tmp_path):
     """Against a pass by hand: mean and unbiased variance of what goes into each norm, batch by batch."""
     run = train(data, tmp_path, *RECALIBRATED).run
@@ -64,7 +70,7 @@ def test_statistics_are_those_of_the_averaged_weights_over_train_pictures(data, 
     net.eval()
     for name, norm in norms.items():
         norm.train()
-        norm.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append((len(inputs[0]), inputs[0])))
+        norm.register_forward_pre_hook(partial(keep, seen[name]))
     card, samples = card_of(this), this.order.at(0, 70)[0]
     batches = eval_batches(
         data.splits["train"], this.recipe.eval, this.world, device=this.device, channels=3, samples=samples

@@ -181,11 +181,11 @@ def test_frozen_weights_stay():
 
 
 def test_a_net_of_matrices_alone_has_nothing_for_sgd():
-    net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 4, bias=False))
-    net[1].requires_grad_(False)
+    first, head = nn.Linear(8, 8, bias=False), nn.Linear(8, 4, bias=False).requires_grad_(False)
+    net = nn.Sequential(first, head)
     own = optimizer(net, settings(), lr_scale={})
     set_rates(own, now())
-    before = net[0].weight.clone()
+    before = first.weight.clone()
     net(torch.rand(2, 8)).sum().backward()
     own.step()
-    assert not torch.equal(net[0].weight, before)
+    assert not torch.equal(first.weight, before)

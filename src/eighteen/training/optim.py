@@ -25,9 +25,7 @@ def optimizer(
     """
     decay, most = {"weight_decay": optim.weight_decay, "lr_scale": lr_scale}, _most(optim.momentum)
     if optim.name == "adamw":
-        return torch.optim.AdamW(
-            parameter_groups(model, **decay), lr=0.0, betas=optim.betas, eps=optim.eps, fused=True
-        )
+        return torch.optim.AdamW(parameter_groups(model, **decay), lr=0.0, betas=optim.betas, eps=optim.eps, fused=True)
     how = {"momentum": most, "nesterov": optim.nesterov}
     if optim.name == "muon":
         groups = parameter_groups(model, **decay, matrices=muon.matrices(model, models.head(model)))
@@ -46,7 +44,7 @@ def optimizer(
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, lr_scale: dict[str, float], matrices: Set[nn.Parameter] = frozenset()
+    model: nn.Module, *, weight_decay: float, lr_scale: dict[str, float], matrices: Set[Tensor] = frozenset()
 ) -> list[dict]:
     """Trainable weights by (multiplier of the rate, decay or not, whether among ``matrices``), in the model's order.
 
