@@ -235,6 +235,10 @@ class Reporter:
         self._stall_s = time.monotonic() - began
         self._interval.paused_s += self._stall_s
 
+    def wait_for_checkpoint(self) -> None:
+        """Until the one that is being written, if any, is there."""
+        self._writer.wait()
+
     def _saved(self, saved: Saved | OSError) -> None:
         """A checkpoint is there, or could not be written: the run goes on, and the checkpoints before it stay."""
         self._unsaved = saved if isinstance(saved, OSError) else None

@@ -193,6 +193,7 @@ def checkpoint_due(this: Job, state: State, now: Step) -> bool:
 def why_end(this: Job, state: State, report: Reporter) -> str | None:
     """Why the run ends after this step, or None if it goes on. Raises Diverged: there is nothing worth saving."""
     if report.diverged_at is not None:
+        report.wait_for_checkpoint()
         good = checkpoint.committed(this.run)
         last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
         got, hint = f"{MAX_STREAK} losses in a row that are not finite", f"a lower learning rate; {last_good}"
