@@ -137,7 +137,9 @@ def test_a_cache_that_cannot_be_is_done_without(tmp_path, monkeypatch):
 )
 def test_auto_compiles_on_a_gpu_where_enough_is_to_come(data, tmp_path, compile_, device, steps_left, exact, does):
     value = compile_ if compile_ != "auto" else "'auto'"
-    this = replace(make_job(data, tmp_path, f"train.compile={value}", *filter(None, [exact])), device=torch.device(device))
+    this = replace(
+        make_job(data, tmp_path, f"train.compile={value}", *filter(None, [exact])), device=torch.device(device)
+    )
     assert compiling.pays(this, compiling.Shape(16, 26, (26,), 16 * 16 * 26 * steps_left)) is does
 
 

@@ -43,7 +43,8 @@ def test_events_come_in_order_and_name_every_step_once(run):
     beside = ("warning", "reached")
     kinds = [event["event"] for event in events.read(run / "events.jsonl") if event["event"] not in beside]
     assert kinds[:3] == ["start", "phase", "step"]
-    assert kinds[-4:] == ["eval", "epoch", "checkpoint", "end"]
+    assert kinds[-2:] == ["checkpoint", "end"]  # and before it perhaps one that took long to write
+    assert [kind for kind in kinds if kind != "checkpoint"][-3:] == ["eval", "epoch", "end"]
     assert [event["step"] for event in happened(run, "step")] == list(range(16 + 16))
     assert [(event["phase"], event["size"], event["batch"], event["step"]) for event in happened(run, "phase")] == [
         (0, 12, 13, 0),

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from eighteen.training.step import train_step
 
 PHASE_S = 1.0  # of measuring the steps of a phase, and as much for an evaluation
 SHARE = 0.02  # of the time that a run may take, that a phase may take at most
-MAX_STEPS = 50
+MIN_STEPS, MAX_STEPS = 3, 50
 EXIT_S = 0.3  # from the last checkpoint to the end of the process; whoever starts ranks looks after them every 0.2 s
 
 
@@ -50,8 +51,11 @@ class Calibration:
     is_cached: bool
 
 
-def calibrate(this: Job, state: State) -> Calibration:
-    """All ranks measure together, and get what the first one found."""
+def calibrate(this: Job, state: State, *, afresh: bool = False) -> Calibration:
+    """All ranks measure together, and get what the first one found.
+
+    afresh: whatever an earlier run has found
+    """
     began = time.monotonic()
     path, key = cache(), _key(this)
     known = dist.share(_read(path, key) if this.world.is_first else None, this.world, this.device)
@@ -60,7 +64,7 @@ def calibrate(this: Job, state: State) -> Calibration:
     final = this.recipe.final_eval  # the only one with test-time augmentation
     plain = [this.recipe.eval_in(row).model_copy(update={"tta": "none"}) for row in this.recipe.flat_phases]
     evals = {_name(each): each for each in (*plain, final)}
-    is_cached = all(name in found for name in (*rows, *evals, "save"))
+    is_cached = not afresh and all(name in found for name in (*rows, *evals, "save"))
     if not is_cached:
         limit = min(PHASE_S, SHARE * (this.recipe.budget.seconds or 1e9))
         with unchanged(state):
@@ -107,9 +111,9 @@ def unchanged(state: State) -> Iterator[None]:
 
 
 def _step_seconds(this: Job, state: State, row: Phase, limit: float) -> float:
-    """Of a step of this phase, after one that is not counted."""
+    """Of a step of this phase, after one that is not counted: the median, as a busy machine has steps of any length."""
     train = this.data.splits["train"]
-    enough = (MAX_STEPS + 3) * row.batch / train.num_samples
+    enough = (1 + MIN_STEPS + MAX_STEPS) * row.batch / train.num_samples
     alone = this.recipe.model_copy(update={"phases": (row.model_copy(update={"epochs": max(row.epochs, enough)}),)})
     plan = schedule(alone, train.num_samples)
     loader = TrainLoader(
@@ -126,16 +130,17 @@ def _step_seconds(this: Job, state: State, row: Phase, limit: float) -> float:
     loader.on_bad = lambda bad: None  # the run will tell
     with loader:
 
-        def take(count: int) -> float:
-            began = time.monotonic()
+        def take(count: int) -> list[float]:
+            times = [time.monotonic()]
             for now, batch in islice(loader, count):
                 train_step(this, state, batch, now, count_hits=False, asks=(False, False, False)).tolist()
-            return dist.share(time.monotonic() - began, this.world, this.device)
+                times.append(time.monotonic())
+            return dist.share([after - before for before, after in pairwise(times)], this.world, this.device)
 
         take(1)
-        once = take(1)
-        count = max(1, min(MAX_STEPS, int(limit / max(once, 1e-6))))
-        return take(count) / count
+        first = take(MIN_STEPS)
+        more = int(limit / max(statistics.median(first), 1e-6)) - MIN_STEPS
+        return statistics.median(first + take(max(0, min(MAX_STEPS, more))))
 
 
 def _eval_seconds(this: Job, state: State, settings: Eval, limit: float) -> float:

@@ -80,7 +80,7 @@ def compile_ahead(
                 for count in shape.counts:
                     net.shapes.add(torch.Size((count, this.channels, shape.size, shape.size)))
                     _pass(this, state, net, count, shape.size)
-            except Exception as error:  # noqa: BLE001  # compilers raise anything
+            except Exception as error:  # compilers raise anything
                 net.shapes.clear()
                 why = str(error).strip().splitlines() or [type(error).__name__]
                 warn(f"compile the model for {shape.size} px: {why[0]}; going on without: see train.compile")
@@ -129,7 +129,9 @@ def _pass(this: Job, state: State, net: nn.Module, count: int, size: int) -> Non
 def _as_it_was(state: State, device: torch.device) -> Iterator[None]:
     """What a forward and a backward pass change, put back at the end."""
     buffers = [(buffer, buffer.clone()) for buffer in state.model.buffers()]
-    gradients = [(weight, weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in state.weights]
+    gradients = [
+        (weight, weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in state.weights
+    ]
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield

@@ -46,11 +46,13 @@ class Pace:
         if self._seconds is None or state.step >= state.plan.num_steps or state.is_reached:
             return
         found = calibrate(self._this, state)
+        if found.is_cached and state.step == 0 and not self._is_enough(found.costs):
+            found = calibrate(self._this, state, afresh=True)  # that machine may have been busy
         self._costs = found.costs
         costs = {"step_s": list(found.costs.steps), "eval_s": list(found.costs.evals), "end_s": found.costs.end}
         self.calibrated = {"seconds": found.seconds, "cached": found.is_cached, **costs}
         if state.step == 0:
-            self._check_enough()
+            self._require_enough(found.costs)
         self.planned = self.revise(state.step)
         self._keep_clock(now=True)
         self._mark_s = time.monotonic()
@@ -135,12 +137,18 @@ class Pace:
         assert self._seconds is not None
         return self._seconds - self._costs.end - self._costs.evals[-1]
 
-    def _check_enough(self) -> None:
+    def _needed(self, costs: Costs) -> float:
+        """Seconds of the run, with one epoch and its evaluation; the first rank's."""
+        needed = self._state.clock.seconds + least(self._state.plan, costs, every=self._this.recipe.eval.every)
+        return dist.share(needed, self._this.world, self._this.device)
+
+    def _is_enough(self, costs: Costs) -> bool:
         assert self._seconds is not None
-        state = self._state
-        needed = state.clock.seconds + least(state.plan, self._costs, every=self._this.recipe.eval.every)
-        needed = dist.share(needed, self._this.world, self._this.device)
-        if needed <= self._seconds:
+        return self._needed(costs) <= self._seconds
+
+    def _require_enough(self, costs: Costs) -> None:
+        assert self._seconds is not None
+        if (needed := self._needed(costs)) <= self._seconds:
             return
         got, need = f"{self._seconds:g} s", f"at least {math.ceil(needed)} s for one epoch and its evaluation"
         error = UsageError("train in the time given", got=got, need=need, hint=f"--time {math.ceil(1.1 * needed)}s")
