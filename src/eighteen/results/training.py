@@ -26,8 +26,8 @@ def show(found: Training) -> RenderableType:
     ceilings = f"ceilings: {top.flops_per_s / 1e12:.3g} TFLOP/s in {top.dtype}, {top.bytes_per_s / 1e9:.3g} GB/s"
     batches = {row.variant.size: row.variant.batch for row in found.rows}
     roofs = (
-        f"{size} px, batches of {batches.get(size, '-')}: {roof.flops / 1e9:.3g} GFLOP and {roof.num_bytes / 1e6:.3g} MB a picture, at most "
-        f"{roof.images_per_s:,.0f} images/s"
+        f"{size} px, batches of {batches.get(size, '-')}: {roof.flops / 1e9:.3g} GFLOP and "
+        f"{roof.num_bytes / 1e6:.3g} MB a picture, at most {roof.images_per_s:,.0f} images/s"
         for size, roof in found.rooflines.items()
     )
     missing = (f"{name}: left out, {why}" for name, why in found.left_out.items())
