@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from cifar10 import cifar10
 from record import DATA, RESULTS, record, spread
 
 import eighteen
@@ -24,7 +25,8 @@ SEEDS = (0, 1, 2)
 def measure(name: str, seeds: tuple[int, ...]) -> None:
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        data = eighteen.pack(DATA / name, Path(folder) / f"{name}.e18")
+        source = cifar10(DATA / "cifar10" / "cifar10.tar") if name == "cifar10" else DATA / name
+        data = eighteen.pack(source, Path(folder) / f"{name}.e18")
         for seed in seeds:
             result = eighteen.train(data, changes=[f"train.seed={seed}"], runs_dir=folder, on_event=show)
             results.append(result)

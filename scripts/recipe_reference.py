@@ -27,6 +27,7 @@ SECTIONS = {
     "Eval": "[eval]",
     "Data": "[data]",
     "Train": "[train]",
+    "Budget": "[budget]",
 }
 
 

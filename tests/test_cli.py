@@ -86,8 +86,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("bench loader nowhere.e18", 3, "open nowhere.e18: got nothing there"),
         ("bench loader DATA --threads 1,0", 2, "--threads: got 0, need 1 or more"),
         ("bench loader DATA --threads many", 2, "--threads: got 'many'"),
+        ("bench train nowhere.e18", 3, "open nowhere.e18: got nothing there"),
+        ("bench train DATA --sizes big", 2, "--sizes: got 'big'"),
+        ("bench train DATA --rounds 0", 2, "--rounds: got 0, need 1 or more"),
+        ("bench train DATA --batch 1", 2, "--batch: got 1, need 2 or more"),
+        ("bench train --recipe smal", 2, "did you mean 'small'"),
         ("bench loder", 2, 'Did you mean "loader"'),
         ("recipes smal", 2, "did you mean 'small'"),
+        ("recipes small --from-phases []", 2, "got small and --from-phases"),
+        ("recipes --from-phases [exit()]", 2, "--from-phases: got what is no plain data"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_four_parts(here, dataset, capfd, words, code, message):
@@ -117,7 +124,17 @@ def test_a_recipe_that_is_printed_is_a_recipe(capsys, name):
 def test_recipes_are_listed_with_what_they_are_for(capsys):
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(recipes.bundled())
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(recipes.bundled())
+    assert "theirs: 76.6 % top-1, 92.7 % top-5 with flip TTA in 28.7 min on 8 A100" in "\n".join(lines)
+    assert sum(line.strip().startswith("ours: ") for line in lines) == len(recipes.bundled())
+
+
+def test_phases_of_the_program_of_2018_are_printed_as_a_recipe_that_loads(capsys, tmp_path):
+    phases = "[{'ep': 0, 'sz': 128, 'bs': 64, 'trndir': '-sz/160'}, {'ep': (0, 5), 'lr': (1.0, 0.1)}]"
+    assert cli.main(["recipes", "--from-phases", phases, "--gpus", "4"]) == 0
+    (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
+    (phase,) = recipes.load(str(tmp_path / "mine.toml")).phases
+    assert (phase.epochs, phase.size, phase.batch, phase.rendition) == (5, 128, 256, "160")
 
 
 def test_help_and_import_need_no_torch():

@@ -56,7 +56,16 @@ def test_recipe_on_the_page_is_valid(tmp_path):
 
 
 def test_readme_names_the_recipes_that_there_are():
-    assert f"# {', '.join(recipes.bundled())}\n" in _text("README.md")
+    (listed,) = re.findall(r"^The recipes are (.*?)\.$", _text("README.md"), re.MULTILINE | re.DOTALL)
+    assert re.findall(r"`([\w-]+)`", listed) == list(recipes.bundled())
+
+
+def test_page_on_recipes_has_the_claim_of_each():
+    for name in recipes.bundled():
+        recipe = recipes.load(name, side=32)
+        claim = recipe.claim
+        theirs = f"{claim['published']} ({claim['source']})" if "published" in claim else "ours"
+        assert f"| `{name}` | {recipe.about} | {theirs} | {claim['measured']} |\n" in _text("recipes.md")
 
 
 @every_page

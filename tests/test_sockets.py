@@ -110,6 +110,7 @@ NOWHERE = (
     "predict runs/one photos",
     "recipes small",
     "bench loader photos.e18 --pictures 64 --batch 16 --repeats 1 --threads 1",
+    "bench train photos.e18 --recipe mine.toml --steps 1 --rounds 1 --no-compile",
     "--version",
 )
 

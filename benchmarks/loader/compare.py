@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 PEERS, BUILT = HERE / "peers", HERE.parents[1] / "build" / "peers"
 COPIES = 9  # of 120 pictures
 LONG_PASS = 8192  # pictures: so many that what a loader takes once, threads and memory, is little of it, as in training
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 CONTENDERS = {  # by script: the environment, None for our own, and who runs in it
     "stock.py": ("torch", ["stock", "webdataset"]),
     "dali_cpu.py": ("dali", ["DALI"]),
@@ -108,16 +109,17 @@ def link(path: Path, folder: Path, copy: int) -> None:
 
 
 @contextmanager
-def started(script: str, environment: str | None, folder: Path) -> Iterator[Loader]:
+def started(
+    script: str, environment: str | None, folder: Path, *words: str, settings: Mapping[str, str] = ONE_THREAD
+) -> Iterator[Loader]:
     """Its process, which says first what it is. Raises RuntimeError where there is no such environment."""
     python = BUILT / environment / "bin" / "python" if environment else Path(sys.executable)
     if not python.exists():
         raise RuntimeError(f"no environment: peers/setup.sh {environment}, or see build/peers/{environment}.log")
-    settings = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     log = folder / f"{script}.log"
     with log.open("w") as stderr:
-        command = [python, PEERS / script, folder]
+        command = [python, PEERS / script, folder, *words]
         process = subprocess.Popen(command, **pipes, stderr=stderr, env=os.environ | settings)
     try:
         yield Loader(process, log)

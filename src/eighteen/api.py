@@ -9,14 +9,15 @@ import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from eighteen.base import budget as budgets
 from eighteen.base import recipe as recipes
 from eighteen.base import request, result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
@@ -24,7 +25,7 @@ from eighteen.base.events import STOP, Event, Follower, OnEvent, mend
 from eighteen.base.files import unwritable_is_said
 from eighteen.base.hardware import environment, let_threads_sleep
 from eighteen.base.lock import alone, held, holder
-from eighteen.base.recipe import Recipe
+from eighteen.base.recipe import Budget, Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
 from eighteen.data import dataset as datasets
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Prepare = Callable[[ExitStack], tuple[RunDir, Dataset]]  # what it holds for the time of the training, it leaves there
 
+ENDED = ("done", "patience", "until", "BudgetSpent")  # reasons with which a run has come to its end
 POLL_S = 0.5  # between two looks at a run that is to stop
 
 open = datasets.open
@@ -80,6 +82,11 @@ def train(
     runs_dir: str | os.PathLike[str] = "runs",
     checkpoint_to: str | None = None,
     new: bool = False,
+    time: str | float | None = None,
+    until: str | None = None,
+    cost: str | float | None = None,
+    price_usd_h: float | None = None,
+    began: float | None = None,
     on_event: OnEvent | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Result:
@@ -97,11 +104,19 @@ def train(
     min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
     new: make a new run, whatever lies there
+    time: how long it may take: "18m", "1h30m", or seconds; as many epochs as fit      cost: the same in dollars ("$2")
+    until: "top1=0.93": end with the first evaluation that is as good
+    price_usd_h: of the machines, to tell what the run cost
+    began: when the time began, on CLOCK_MONOTONIC; with this call, if left out
     on_event: called with every event; may return ``eighteen.STOP``
     say: called with each line for people, e.g. why a recipe was chosen
 
-    Raises UsageError, DataError or MachineError before anything is spent; Stopped or Diverged as training.train does.
+    Raises UsageError, DataError or MachineError before anything is spent; Stopped, Diverged or BudgetSpent as
+    training.train does.
     """
+    began = monotonic() if began is None else began
+    if isinstance(recipe, str):  # before anything is loaded
+        budgets.ask(Budget(), time=time, until=until, cost=cost, price_usd_h=price_usd_h, epochs=epochs)
     let_threads_sleep()
     if recipe != "auto" and init is None:  # what is wrong in it is said before torch is loaded: in a second, not four
         named = model if isinstance(model, str) else None
@@ -131,6 +146,7 @@ def train(
             say=say,
             model=model if isinstance(model, str) else None,
             epochs=epochs,
+            is_timed=time is not None or cost is not None,
             batch=batch,
             changes=changes,
             init=start,
@@ -140,6 +156,8 @@ def train(
             named = resolved.model.model_copy(update={"name": _path_of(module), "args": {}})
             resolved = resolved.model_copy(update={"model": named})
         resolved = _with_copies(resolved, checkpoint_to)
+        asked = budgets.ask(resolved.budget, time=time, until=until, cost=cost, price_usd_h=price_usd_h, epochs=epochs)
+        resolved = resolved.model_copy(update={"budget": asked})
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=Path(runs_dir), model=module)
         called = name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip(".")
         rundir.check_name(called)
@@ -155,7 +173,15 @@ def train(
                     say(f"run {run.path}")
         return run, dataset
 
-    return _start(prepare, ranks=ranks, min_ranks=min_ranks, on_cpu=bool(procs), on_event=on_event, module=module)
+    return _start(
+        prepare,
+        ranks=ranks,
+        min_ranks=min_ranks,
+        on_cpu=bool(procs),
+        on_event=on_event,
+        module=module,
+        began=began,
+    )
 
 
 def resume(
@@ -167,21 +193,23 @@ def resume(
     min_ranks: int | None = None,
     model: nn.Module | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
+    began: float | None = None,
     on_event: OnEvent | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Result:
     """Go on with a run from its newest checkpoint, or its beginning, with the recipe it has.
 
     run: a run, or the copy of one that ``checkpoint_to`` made (URL/RUN), which is first fetched into ``runs_dir``
-    data: only if the dataset has moved
+    data: only if the dataset has moved      began: as of ``train``: the rest of its time counts from then on
     A run whose own checkpoints are gone, or older than their copies, goes on from the newest copy; ``say`` is told.
     Raises UsageError if the run has come to its end, or another process trains it; else as ``train`` does.
     """
+    began = monotonic() if began is None else began
     from eighteen.training.preflight import room_to_resume
 
     def prepare(stack: ExitStack) -> tuple[RunDir, Dataset]:
         folder, url = _located(os.fspath(run), Path(runs_dir))
-        if (end := folder.end()) and end["reason"] in ("done", "patience"):
+        if (end := folder.end()) and end["reason"] in ENDED:
             got = f"one that ended at step {end['step']}: {end['reason']}"
             hint = f"eighteen eval {folder.path} {data or _dataset_of(folder)}"
             raise UsageError(f"resume {folder.path}", got=got, need="a run that is not finished", hint=hint)
@@ -199,6 +227,7 @@ def resume(
         on_cpu=bool(procs),
         on_event=on_event,
         module=model,
+        began=began,
     )
 
 
@@ -221,7 +250,7 @@ def stop(
     if holder(folder) is None:
         end, hint = folder.end(), f"eighteen train --resume {folder.path}, to go on with it"
         got = f"one that ended at step {end['step']}: {end['reason']}" if end else "one that no process trains"
-        if end and end["reason"] in ("done", "patience"):
+        if end and end["reason"] in ENDED:
             hint = f"eighteen eval {folder.path} {_dataset_of(folder)}"
         raise UsageError(f"stop {folder.path}", got=got, need="a run that trains", hint=hint)
     follower, end, running = Follower(folder.events), None, True
@@ -230,7 +259,7 @@ def stop(
         request.ask(folder, "step" if now else "epoch")
     say(f"asked {folder.path} to save and stop {'at its next step' if now else 'at the end of its epoch'}")
     while wait and running:
-        time.sleep(POLL_S)
+        sleep(POLL_S)
         running = holder(folder) is not None
         for event in follower.new():
             end = event if event["event"] == "end" else end
@@ -245,11 +274,16 @@ def evaluate(
     *,
     split: str | None = None,
     checkpoint: str | None = None,
+    size: int | None = None,
+    crop: float | None = None,
+    rect: bool | None = None,
+    tta: str | None = None,
     model: nn.Module | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Evaluate a run's best weights on a split ("val" if there is one) and write the tables into ``run/eval/``.
 
+    size, crop, rect, tta: instead of those of the recipe's last phase and ``[eval]``; RecipeError if one is not valid
     model: the module itself, where the recipe does not say how to build it      On several ranks under torchrun.
     say: called with a line for each bad sample that is left out, as ``data.tolerate`` of the run's recipe allows
     """
@@ -266,6 +300,7 @@ def evaluate(
     chosen = _split(dataset, split)
     _check_classes(saved.card.classes, dataset, folder)
     recipe, device = recipes.load(str(folder.recipe)), dist.device_of(here)
+    settings = recipes.evaluated(recipe, size=size, crop=crop, rect=rect, tta=tta)
     bad = eval_folder(folder, dataset.path, chosen) / "bad.csv"
     if here.is_first:
         bad.unlink(missing_ok=True)  # of an evaluation before
@@ -277,7 +312,7 @@ def evaluate(
             restored,
             dataset.splits[chosen],
             saved.card,
-            recipe.eval,
+            settings,
             here,
             device=device,
             dtype=dtype,
@@ -344,6 +379,7 @@ def _start(
     on_cpu: bool,
     on_event: OnEvent | None,
     module: nn.Module | None,
+    began: float,
 ) -> Result:
     """Train what ``prepare`` makes ready: in this process, as one of torchrun's ranks, or on ranks of our own."""
     let_threads_sleep()
@@ -351,7 +387,7 @@ def _start(
     if ranks > 1 or on_cpu:
         with ExitStack() as stack:
             run, dataset = prepare(stack)
-            return _on_own_ranks(run, dataset, ranks, min_ranks, on_cpu, on_event)
+            return _on_own_ranks(run, dataset, ranks, min_ranks, on_cpu, on_event, began)
     from eighteen.training import dist
     from eighteen.training.train import train as train_here
 
@@ -360,7 +396,7 @@ def _start(
         run, dataset = _agreed(partial(prepare, stack), here, device)
         stack.enter_context(_run_disk(run))
         sink = _sinks(run, on_event, stack) if here.is_first else None
-        return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module)
+        return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module, began=began)
 
 
 def _located(run: str, runs_dir: Path) -> tuple[RunDir, str]:
@@ -468,7 +504,13 @@ def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, de
 
 
 def _on_own_ranks(
-    run: RunDir, dataset: Dataset, num_ranks: int, min_ranks: int | None, on_cpu: bool, on_event: OnEvent | None
+    run: RunDir,
+    dataset: Dataset,
+    num_ranks: int,
+    min_ranks: int | None,
+    on_cpu: bool,
+    on_event: OnEvent | None,
+    began: float,
 ) -> Result:
     from eighteen.training import supervisor
 
@@ -481,7 +523,13 @@ def _on_own_ranks(
             return STOP in [sink(event) for event in follower.new()]
 
         supervisor.start(
-            run.path, dataset.path, num_ranks=num_ranks, on_cpu=on_cpu, while_running=tell, min_ranks=min_ranks
+            run.path,
+            dataset.path,
+            num_ranks=num_ranks,
+            on_cpu=on_cpu,
+            while_running=tell,
+            min_ranks=min_ranks,
+            began=began,
         )
     return result.of(run)
 

@@ -44,7 +44,8 @@ def entry() -> NoReturn:
         signal.SIGUSR1, signal.SIG_IGN
     )  # it asks a run to save: one that has not begun yet does not die of it
     exit_code = main()
-    if from_environment().size > 1:
+    # tearing Python down takes 0.7 s with torch, and 2 to 3 s on busy cores, which a run's time would have to leave
+    if from_environment().size > 1 or "torch" in sys.modules:
         leave(exit_code)
     sys.exit(exit_code)
 
@@ -190,6 +191,10 @@ def train(
     runs_dir: Path = Path("runs"),
     checkpoint_to: str | None = None,
     new: bool = False,
+    time: str | None = None,
+    until: str | None = None,
+    cost: str | None = None,
+    price_usd_h: float | None = None,
     resume: str | None = None,
 ) -> None:
     """Train a classifier, evaluate it, and keep everything in a run folder.
@@ -213,9 +218,14 @@ def train(
         runs_dir: Where runs lie.
         checkpoint_to: Copy each checkpoint there as well: a path, or a URL of fsspec such as s3://bucket/folder.
         new: Start a new run, also where one of the same command could go on.
+        time: How long all may take, e.g. 18m, 90s, 1h30m: as many epochs as fit.
+        until: End with the first evaluation as good as this, e.g. top1=0.93.
+        cost: What all may cost, e.g. '$2': the same as --time, by --price-usd-h.
+        price_usd_h: Of the machines, in dollars an hour; also tells what a run without --cost cost.
         resume: Go on with this run, or with a copy of one (URL/RUN); data only if its dataset has moved.
     """
     from eighteen import api
+    from eighteen.base.clock import process_began
     from eighteen.results.terminal import Display
 
     if resume is None and data is None:
@@ -223,7 +233,8 @@ def train(
         raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
     named = {"freeze-to": freeze_to, "import-pth": import_pth, "name": name}
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
-    named |= {"checkpoint-to": checkpoint_to, "new": new}
+    named |= {"checkpoint-to": checkpoint_to, "new": new, "time": time, "until": until, "cost": cost}
+    named |= {"price-usd-h": price_usd_h}
     given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
@@ -239,6 +250,7 @@ def train(
                 procs=procs,
                 min_ranks=min_ranks,
                 runs_dir=runs_dir,
+                began=process_began(),
                 on_event=display,
                 say=say,
             )
@@ -261,6 +273,11 @@ def train(
                 runs_dir=runs_dir,
                 checkpoint_to=checkpoint_to,
                 new=new,
+                time=time,
+                until=until,
+                cost=cost,
+                price_usd_h=price_usd_h,
+                began=process_began(),
                 on_event=display,
                 say=say,
             )
@@ -294,7 +311,17 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
 
 
 @app.command(name="eval")
-def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | None = None) -> None:
+def eval_(
+    run: Path,
+    data: Path,
+    *,
+    split: str | None = None,
+    checkpoint: str | None = None,
+    size: int | None = None,
+    crop: float | None = None,
+    rect: bool | None = None,
+    tta: str | None = None,
+) -> None:
     """Evaluate a run: top-1, top-5, loss, every class, the confusion matrix, calibration.
 
     Args:
@@ -302,14 +329,17 @@ def eval_(run: Path, data: Path, *, split: str | None = None, checkpoint: str | 
         data: A packed dataset with the same classes.
         split: val, test or train; val if there is one.
         checkpoint: Of the run, e.g. step-000123; its best if left out.
+        size: Side of the pictures in pixels; as the run's recipe if left out, as is all below.
+        crop: Share of a picture's short side that the centre crop keeps.
+        rect: Let pictures keep their aspect ratio, in batches of like ones.
+        tta: Test-time augmentation, told beside the plain scores: none, flip or crops.
     """
     from eighteen import api
     from eighteen.base import rundir
     from eighteen.results import tables
 
-    found = api.evaluate(
-        run, data, split=split, checkpoint=checkpoint, say=lambda line: print(f"warning: {line}", file=sys.stderr)
-    )
+    changed = {"size": size, "crop": crop, "rect": rect, "tta": tta}
+    found = api.evaluate(run, data, split=split, checkpoint=checkpoint, **changed, say=_warn)
     if from_environment().is_first:
         _console().print(tables.show(found))
         print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")
@@ -324,6 +354,7 @@ def predict(
     format: str | None = None,
     batch: int = 64,
     checkpoint: str | None = None,
+    tta: str = "none",
 ) -> None:
     """Say what pictures show.
 
@@ -335,6 +366,7 @@ def predict(
         format: text, csv, jsonl or parquet, where no file name says it.
         batch: Pictures at a time.
         checkpoint: Of the run; its best if left out.
+        tta: Test-time augmentation, the mean over views of each picture: flip (2 of them) or crops (6).
     """
     from eighteen import api
     from eighteen.results import predictions
@@ -344,26 +376,38 @@ def predict(
     paths = expand(pictures, sys.stdin)
     classifier = api.load(run, checkpoint=checkpoint)
     top = min(top, len(classifier.classes))
-    unread = predictions.write(classifier.stream(paths, top=top, batch=batch), out, top=top, format=format)
+    unread = predictions.write(classifier.stream(paths, top=top, batch=batch, tta=tta), out, top=top, format=format)
     if unread:
         got, hint = f"{unread} that cannot be read", "look at the errors in the output"
         raise DataError("predict every picture", got=got, need="pictures that can be decoded", hint=hint)
 
 
 @app.command
-def recipes(name: str | None = None) -> None:
-    """List the recipes, or print one as TOML.
+def recipes(name: str | None = None, *, from_phases: str | None = None, gpus: int = 8) -> None:
+    """List the recipes with what was measured, or print one as TOML.
 
     Args:
         name: A recipe, or a TOML file.
+        from_phases: Phases as the ImageNet program of 2018 printed them, to be translated: "[{'ep': 0, 'sz': 128, ...".
+        gpus: How many GPUs their batch, which is that of one, is for.
     """
-    from eighteen.base import recipe
+    from eighteen.base import old_phases, recipe
 
+    if name is not None and from_phases is not None:
+        need, hint = "a recipe or phases", "eighteen recipes --from-phases PHASES > mine.toml"
+        raise UsageError("recipes", got=f"{name} and --from-phases", need=need, hint=hint)
+    if from_phases is not None:
+        print(old_phases.translated(from_phases, num_gpus=gpus), end="")
+        return
     if name is not None:
         print(recipe.text(name), end="")
         return
     for known in recipe.bundled():
-        print(f"{known:12} {recipe.load(known, side=32).about}")
+        found = recipe.load(known, side=32)
+        print(f"{known:17} {found.about}")
+        for whose, key in (("theirs", "published"), ("ours", "measured")):
+            if key in found.claim:
+                print(f"{'':17}   {whose}: {found.claim[key]}")
 
 
 @app.command
@@ -428,6 +472,81 @@ def loader(
     if json is not None:
         feeding.write(found, json)
         print(f"wrote {json}")
+
+
+@bench.command(name="train")
+def bench_train(
+    data: Path | None = None,
+    *,
+    recipe: str = "small",
+    model: str | None = None,
+    sizes: str = "",
+    batch: int | None = None,
+    set_: Changes = (),
+    steps: int = 20,
+    rounds: int = 5,
+    seconds: float = 300.0,
+    compile: bool = True,
+    real: bool = True,
+    json: Path | None = None,
+) -> None:
+    """Measure training: images/s at each size, eager and compiled, against a bare loop and this machine's ceilings.
+
+    Args:
+        data: A packed dataset, whose train split is read; drawn pictures if left out.
+        recipe: A recipe by name, or a TOML file.
+        model: A timm name, or package.module:function.
+        sizes: In pixels, e.g. 96,128; those of the recipe's phases if left out.
+        batch: Instead of the phases' own.
+        set_: Change the recipe: a.b=value. May be repeated.
+        steps: Of a turn.
+        rounds: Turns of everything that is measured, in an order drawn anew.
+        seconds: After which no round begins, nor anything its first turn.
+        compile: Also measure the model compiled.
+        real: Also measure with pictures that the loader decodes.
+        json: A file to write the figures to.
+    """
+    from tempfile import TemporaryDirectory
+
+    from eighteen.base import recipe as recipes
+    from eighteen.data import dataset as datasets
+    from eighteen.demo.sheets import pack_sheets
+
+    for flag, value in {"steps": steps, "rounds": rounds, "batch": batch or 2}.items():
+        if value < 1 + (flag == "batch"):
+            need = f"{1 + (flag == 'batch')} or more"
+            raise UsageError(f"--{flag}", got=str(value), need=need, hint=f"eighteen bench train --{flag} 16")
+    chosen = _numbers("--sizes", sizes)
+    if data is None:
+        recipes.load(recipe, model=model, changes=set_, side=32)  # a mistyped name is said before pictures are drawn
+    with TemporaryDirectory() as folder:
+        dataset = datasets.open(data or pack_sheets(Path(folder)))
+        from eighteen.advice.training import bench as measure
+        from eighteen.results import packing, training
+        from eighteen.training.resolve import resolve
+
+        resolved = resolve(recipe, dataset, say=print, model=model, changes=set_)
+        with packing.progress(_console(stderr=True), "measuring") as on_progress:
+            found = measure(
+                resolved,
+                dataset,
+                sizes=chosen,
+                batch=batch,
+                pictures=("synthetic", "real") if real else ("synthetic",),
+                compiled=(False, True) if compile else (False,),
+                num_steps=steps,
+                num_rounds=rounds,
+                most_s=seconds,
+                on_progress=on_progress,
+            )
+    _console().print(training.show(found))
+    if json is not None:
+        training.write(found, json)
+        print(f"wrote {json}")
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def _show(error: EighteenError) -> int:

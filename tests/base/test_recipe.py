@@ -29,7 +29,7 @@ def test_batch_is_the_first_phases_and_the_others_follow():
 
 def test_another_model_brings_no_args():
     assert recipes.load("fast", model="vgg16").model.args == {}
-    assert recipes.load("fast", model="resnet50").model.args != {}
+    assert recipes.load("fast", model="eighteen.training.blurpool:blurred").model.args != {}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,9 @@ def test_another_model_brings_no_args():
         ("optim.lr=[[0, 0.1], [5, 0]]", "optim.lr ends at epoch 5 but the phases end at 18"),
         ("augment.rotate=[10, -10]", r"rotate needs \[min, max\]"),
         ("eval.size=70%", "eval.size: got '70%'"),
+        ("eval.size=200", "need a size that is a multiple of 32 for rect, not 200"),
+        ("phases.1.eval_size=200", r"need phases\[1\] evaluated at a multiple of 32 for rect, not 200"),
+        ("eval.tta=flop", "eval.tta: got 'flop', need 'none', 'flip' or 'crops'"),
         ("nothing", "got no key=value"),
         ("name.x.y=1", "not a table"),
     ],
@@ -70,3 +73,36 @@ def test_own_recipe_is_a_file(tmp_path):
 def test_size_in_percent_is_of_the_datasets_side():
     recipe = recipes.load("fast", changes=["phases.0.size=70%", "eval.size=100%", "eval.rect=false"], side=28)
     assert (recipe.phases[0].size, recipe.phases[1].size, recipe.eval.size) == (20, 160, 28)
+
+
+def test_the_last_phase_says_how_the_run_is_evaluated():
+    recipe = recipes.load(
+        "fast", changes=["phases.0.eval_size=128", "phases.1.eval_size=288", "phases.1.eval_rect=false"]
+    )
+    first, last = (recipe.eval_in(phase) for phase in recipe.phases)
+    assert (first.size, first.rect, first.crop) == (128, True, 0.875)
+    assert (last.size, last.rect, last.batch) == (288, False, recipe.eval.batch)
+    assert recipe.final_eval == last
+    assert recipes.evaluated(recipe) == last
+    changed = recipes.evaluated(recipe, size=160, rect=True, tta="flip", crop=None)
+    assert (changed.size, changed.rect, changed.tta, changed.crop) == (160, True, "flip", 0.875)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 200, "rect": True}, r"got 200|need a size that is a multiple of 32 for rect, not 200"),
+        ({"tta": "flop"}, "eval.tta: got 'flop', need 'none', 'flip' or 'crops'"),
+        ({"crop": 1.5}, "eval.crop: got 1.5, need less than or equal to 1"),
+    ],
+)
+def test_another_evaluation_that_is_not_valid_is_refused(changes, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        recipes.evaluated(recipes.load("small"), **changes)
+    assert error.value.hint == "eighteen eval --help shows what can be changed"
+
+
+def test_bundled_recipes_are_in_the_order_of_their_names_and_numbers():
+    names = list(recipes.bundled())
+    assert names.index("imagenet18-2") < names.index("imagenet18-16")
+    assert names.index("fast") < names.index("fast-28")

@@ -1,9 +1,13 @@
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import RecipeError
-from eighteen.base.recipe import Drops, Optim, parse
-from eighteen.base.schedule import learning_rate, schedule
+from eighteen.base.recipe import Drops, Optim, parse, stretched
+from eighteen.base.schedule import learning_rate, schedule, value_at
 
 
 def recipe(*phases: tuple[float, int | tuple[int, int], int], curve: str = "linear", lr=None, optim_batch: int = 10):
@@ -137,3 +141,94 @@ def test_momentum_and_smoothing_go_through_their_points_with_the_rate():
 def test_phases_that_cannot_be_are_refused(change, message):
     with pytest.raises(RecipeError, match=message):
         recipes.load("fast", changes=[change])
+
+
+PLANS = st.lists(
+    st.tuples(st.floats(0.2, 4), st.sampled_from([16, 32, 48]), st.sampled_from([7, 10, 30])), min_size=1, max_size=4
+)
+FACTORS = st.floats(0, 20)
+PLACES = st.floats(0, 0.999)
+
+
+def steps_of(plan):
+    return [plan.at(number) for number in range(plan.num_steps)]
+
+
+@given(PLANS, PLACES, FACTORS)
+def test_a_revision_changes_nothing_before_it_and_nobody_misses_a_sample(phases, place, factor):
+    plan = schedule(recipe(*phases), 100)
+    number = int(place * plan.num_steps)
+    revised = plan.revised(number, factor)
+    assert steps_of(revised)[:number] == steps_of(plan)[:number]
+    expected = 0
+    for step in steps_of(revised):
+        assert step.first == revised.samples_before(step.number) == expected
+        expected = step.after
+    numbers = [step.phase for step in steps_of(revised)]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set(range(len(phases)))  # each phase has a step, before or after
+
+
+@given(PLANS, PLACES, FACTORS, PLACES, FACTORS)
+def test_rates_end_where_they_should_however_often_a_plan_is_revised(phases, place, factor, place2, factor2):
+    plan = schedule(recipe(*phases), 100)
+    once = plan.revised(int(place * plan.num_steps), factor)
+    number = int(place * plan.num_steps)
+    twice = once.revised(number + int(place2 * (once.num_steps - number)), factor2)
+    for revised in (once, twice):
+        planned = [revised.planned(number) for number in range(revised.num_steps + 1)]
+        assert planned == sorted(planned)
+        assert planned[0] == 0
+        assert planned[-1] == plan.epochs
+        last = revised.stretches[-1]
+        assert revised.planned(revised.num_steps - 1) + last.planned_per_step == pytest.approx(plan.epochs)
+        rates = [step.lr / step.batch for step in steps_of(revised)]
+        assert all(a >= b - 1e-12 for a, b in pairwise(rates))
+        assert learning_rate(revised.optim, revised.planned(revised.num_steps)) == 0.0
+
+
+@given(PLANS, PLACES)
+def test_a_revision_by_one_changes_the_number_of_steps_by_rounding_alone(phases, place):
+    plan = schedule(recipe(*phases), 100)
+    assert abs(plan.revised(int(place * plan.num_steps), 1.0).num_steps - plan.num_steps) <= 2 * len(phases)
+
+
+@given(PLANS, st.floats(0.3, 10))
+def test_a_revision_at_the_start_is_the_stretched_recipe(phases, factor):
+    plan, by_hand = schedule(recipe(*phases), 100), stretched(recipe(*phases), sum(one[0] for one in phases) * factor)
+    ours, theirs = steps_of(plan.revised(0, factor)), steps_of(schedule(by_hand, 100))
+    assert abs(len(ours) - len(theirs)) <= len(phases)  # halves may be rounded either way
+    if len(ours) == len(theirs):
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one.phase, one.first) == (other.phase, other.first)
+            assert one.lr == pytest.approx(other.lr, abs=1e-9)
+
+
+def test_phases_that_are_left_keep_their_proportions():
+    plan = schedule(recipe((2, 16, 10), (2, 32, 10), (4, 48, 10)), 100).revised(10, 3.0)
+    assert [(row.size, count) for row, count in plan.steps_from(0)] == [(16, 10), (16, 30), (32, 60), (48, 120)]
+
+
+def test_a_revision_in_the_last_phase_and_at_the_very_end():
+    plan = schedule(recipe((1, 16, 10), (1, 32, 10)), 100)
+    assert plan.revised(15, 2.0).num_steps == 25
+    assert plan.revised(19, 0.0).num_steps == 20
+    assert plan.revised(19, 5.0).num_steps == 24
+    assert plan.revised(10, 0.5).num_steps == 15  # where a phase begins
+    with pytest.raises(IndexError):
+        plan.revised(5, 0.0).at(7)
+
+
+def test_momentum_goes_with_the_rate():
+    tree = recipe((4, 16, 10)).model_dump(mode="json", exclude_none=True)
+    tree["optim"]["momentum"] = [[0, 0.96], [2, 0.9], [4, 0.96]]
+    plan = schedule(parse(tree), 100).revised(10, 2.0)
+    assert plan.num_steps == 10 + 60
+    assert plan.at(30).momentum == pytest.approx(0.9)
+    assert value_at(plan.optim.momentum, plan.planned(plan.num_steps), "linear") == pytest.approx(0.96)
+
+
+def test_visits_are_those_of_the_plan_in_force():
+    plan = schedule(recipe((2, 16, 10), (1, 32, 10)), 100)
+    assert [plan.visits(phase) for phase in (0, 1)] == [2, 1]
+    assert [plan.revised(10, 4.0).visits(phase) for phase in (0, 1)] == [5, 4]

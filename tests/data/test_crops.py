@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from eighteen.data.crops import MAX_ATTEMPTS, Stream, eval_boxes, train_boxes, train_flips
+from eighteen.data.crops import MAX_ATTEMPTS, SHIFT, Stream, eval_boxes, moved, train_boxes, train_flips
 
 USUAL = {"min_scale": 0.25, "min_ratio": 3 / 4, "max_ratio": 4 / 3}
 
@@ -95,6 +95,20 @@ def test_half_of_the_samples_are_mirrored_others_each_visit():
 )
 def test_evaluation_takes_the_middle(width, height, crop, ratio, box):
     assert eval_boxes(np.array([width]), np.array([height]), crop=crop, ratio=ratio).tolist() == [list(box)]
+
+
+def test_a_moved_box_goes_its_way_as_far_as_the_picture_does():
+    widths, heights = np.array([500, 375, 100, 8]), np.array([375, 500, 100, 8])
+    central = eval_boxes(widths, heights, crop=0.875)
+    up, down = (moved(central, widths, heights, way) for way in ((-1, -1), (1, 1)))
+    assert np.allclose(up[:3, :2], central[:3, :2] - SHIFT * central[:3, 2:])
+    assert np.allclose(down[:3, :2], central[:3, :2] + SHIFT * central[:3, 2:])
+    whole = eval_boxes(widths, heights)  # has room along the longer side only
+    left, top, width, height = moved(whole, widths, heights, (1, 1)).T
+    assert left.tolist() == [62.5 + SHIFT * 375, 0, 0, 0]
+    assert top.tolist() == [0, 62.5 + SHIFT * 375, 0, 0]
+    assert (left + width <= widths).all()
+    assert (top + height <= heights).all()
 
 
 def test_no_two_choices_share_their_numbers():

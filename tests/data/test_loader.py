@@ -15,7 +15,8 @@ from eighteen.base.recipe import Augment, Eval, parse
 from eighteen.base.schedule import schedule
 from eighteen.base.world import World
 from eighteen.data import dataset as datasets
-from eighteen.data.loader import TrainLoader, choose_rendition, eval_batches
+from eighteen.data.loader import TrainLoader, _sound_in_all, choose_rendition, eval_batches
+from eighteen.data.maker import Batch
 from eighteen.data.pack import pack
 from eighteen.data.prefetch import Ahead
 
@@ -232,9 +233,9 @@ def test_a_rendition_may_be_named(jpegs):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 40])
-@pytest.mark.parametrize("rect", [False, True])
-def test_evaluation_has_each_sample_once_in_the_same_batches_on_any_world(jpegs, size, rect):
-    split, settings = jpegs.splits["train"], {"size": 32, "rect": rect, "batch": 10}
+@pytest.mark.parametrize("settings", [{"size": 32}, {"size": 32, "rect": True}, {"size": 96, "tta": "crops"}])
+def test_evaluation_has_each_sample_once_in_the_same_batches_on_any_world(jpegs, size, settings):
+    split, settings = jpegs.splits["train"], {**settings, "batch": 10}
     alone = list(evaluation(split, **settings))
     assert sorted(torch.cat([batch.ids for batch in alone]).tolist()) == list(range(split.num_samples))
     ranks = [list(evaluation(split, World(rank, size), **settings)) for rank in range(size)]
@@ -242,6 +243,7 @@ def test_evaluation_has_each_sample_once_in_the_same_batches_on_any_world(jpegs,
     for batch, again in zip(alone, in_turn, strict=True):
         assert torch.equal(batch.ids, again.ids)
         assert torch.equal(batch.images, again.images)
+        assert all(map(torch.equal, batch.moved, again.moved))
         assert batch.labels.tolist() == split.labels[batch.ids.numpy()].tolist()
 
 
@@ -265,6 +267,35 @@ def test_rectangular_evaluation_keeps_like_ratios_together(tmp_path, pictures):
     assert [tuple(batch.images.shape[2:]) for batch in batches] == [(96, 64), (64, 64), (64, 128)]
 
 
+@pytest.mark.parametrize("rect", [False, True])
+def test_crops_for_tta_are_others_of_the_same_pictures_and_the_plain_ones_stay(jpegs, rect):
+    split, settings = jpegs.splits["train"], {"size": 96, "rect": rect, "batch": 30}
+    for plain, batch in zip(evaluation(split, **settings), evaluation(split, **settings, tta="crops"), strict=True):
+        assert torch.equal(plain.images, batch.images)
+        assert plain.moved == ()
+        assert len(batch.moved) == 2
+        up, middle, down = (images.float() for images in (batch.moved[0], batch.images, batch.moved[1]))
+        assert up.shape == middle.shape == down.shape
+        by = 96 // 16  # pixels; at half of them two moved crops are alike
+        error = (up[:, :, by:, by:] - middle[:, :, :-by, :-by]).abs().mean()
+        assert error < 0.5 * (up - middle).abs().mean()
+        error = (down[:, :, :-by, :-by] - middle[:, :, by:, by:]).abs().mean()
+        assert error < 0.5 * (down - middle).abs().mean()
+
+
+def test_a_sample_that_is_bad_in_one_crop_is_left_out_of_all():
+    def crop(ids, shade):
+        ids, places = torch.tensor(ids), None if len(ids) == 4 else torch.tensor(ids)
+        images = (10 * ids + shade).to(torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
+        return Batch(images, ids % 2, ids, torch.zeros_like(ids), places)
+
+    batch = _sound_in_all(crop([0, 1, 2, 3], 0), crop([0, 1, 3], 1), crop([1, 2, 3], 2))
+    assert batch.ids.tolist() == [1, 3]
+    assert batch.labels.tolist() == [1, 1]
+    shades = [images[:, 0, 0, 0].tolist() for images in (batch.images, *batch.moved)]
+    assert shades == [[10, 30], [11, 31], [12, 32]]
+
+
 def test_an_evaluation_left_early_leaves_no_thread(jpegs):
     before = our_threads()
     batches = evaluation(jpegs.splits["train"], size=32, batch=5)
@@ -284,3 +315,44 @@ def test_batches_on_a_gpu_are_those_on_the_cpu(jpegs):
             assert batch.images.device == device
             assert torch.equal(batch.images.cpu(), on_cpu.images)
             assert torch.equal(batch.labels.cpu(), on_cpu.labels)
+
+
+REPLANNED = [
+    {"epochs": 1, "size": 24, "batch": 10, "min_scale": 0.5},
+    {"epochs": 1, "size": 32, "batch": 12, "min_scale": 0.5},
+]
+
+
+@pytest.mark.parametrize("kept", ["never", "host"])
+@pytest.mark.parametrize(("at", "factor"), [(0, 2.0), (3, 0.5), (3, 3.0), (8, 0.2), (10, 0.0), (13, 2.0), (19, 4.0)])
+def test_a_loader_that_is_replanned_gives_the_batches_of_the_new_plan(jpegs, at, factor, kept):
+    plan = plan_of(REPLANNED, 108).revised(at, factor)
+    loader = train_loader(jpegs, phases=REPLANNED, kept=kept, num_threads=1)
+    got = []
+    with loader:
+        if at == 0:
+            loader.replan(plan)
+        for step, batch in loader:
+            got.append((step, batch))
+            if step.number + 1 == at:
+                loader.replan(plan)
+    assert [step for step, _ in got[at:]] == [plan.at(number) for number in range(at, plan.num_steps)]
+    split = jpegs.splits["train"]
+    whole = TrainLoader(split, plan, Order(5, 108), ALONE, augment=Augment(), device=CPU, channels=3, kept=kept)
+    for (step, batch), (other, wanted) in zip(got[at:], all_of(whole)[at:], strict=True):
+        assert step == other
+        assert torch.equal(batch.images, wanted.images)
+        assert torch.equal(batch.ids, wanted.ids)
+
+
+def test_a_loader_can_be_replanned_at_every_step(jpegs):
+    plan, got = plan_of(REPLANNED, 108), []
+    loader = train_loader(jpegs, phases=REPLANNED, num_threads=1)
+    with loader:
+        for step, batch in loader:
+            got.append((step.first, step.size, step.batch, *batch.images.shape[-2:]))
+            if step.number + 1 < plan.num_steps and step.number < 30:
+                plan = plan.revised(step.number + 1, (0.3, 2.5)[step.number % 2])
+                loader.replan(plan)
+    wanted = [plan.at(number) for number in range(plan.num_steps)]
+    assert got == [(step.first, step.size, step.batch, step.size, step.size) for step in wanted]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,31 @@ def test_bf16_gives_float32_logits_near_those_of_fp32(paths):
     assert half.dtype == torch.float32
     assert not torch.equal(full, half)
     torch.testing.assert_close(full, half, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("size", [8, 96])
+@pytest.mark.parametrize(("tta", "num_views"), [("none", 1), ("flip", 2), ("crops", 6)])
+def test_with_tta_logits_are_the_mean_over_the_views(paths, size, tta, num_views):
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, images):
+            assert images.shape[1:] == (3, size, size)
+            seen.append(images)
+            return images[:, :, : size // 2, : size // 4].mean((2, 3)) ** 2
+
+    card = replace(CARD, size=size, crop=0.5, kind="jpeg")
+    noise = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
+    classifier = Classifier(Watched(), card, precision="fp32")
+    found = classifier.logits([noise, *paths[:3]], tta=tta)
+    assert len(seen) == num_views
+    weights = {1: [1], 2: [0.5, 0.5], 6: [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]}[num_views]
+    views = [images[:, :, : size // 2, : size // 4].mean((2, 3)) ** 2 for images in seen]
+    torch.testing.assert_close(found, sum(weight * view for weight, view in zip(weights, views, strict=True)))
+    if size > 64:  # other crops, not only shifted pixels
+        assert len({round(images[0].sum().item()) for images in seen}) == (3 if tta == "crops" else 1)
+
+
+def test_a_mistyped_tta_is_refused(classifier):
+    with pytest.raises(UsageError, match="did you mean 'crops'"):
+        classifier.stream(["cat.jpg"], tta="crop")

@@ -7,7 +7,7 @@ STEP = {"v": 1, "event": "step", "time_s": 5.0, "step": 120, "epoch": 1.234, "ph
 STEP |= {"loss": 1.25, "top1": 0.5, "top5": 0.875, "lr": 0.1, "images_per_s": 12345.6, "waits": WAITS, "skipped": 0}
 STEP |= {"memory_bytes": 3 * 2**30, "eta_s": 3723}
 EVAL = {"event": "eval", "split": "val", "epoch": 3, "loss": 1, "top1": 0.7, "top5": None, "num_samples": 648}
-EVAL |= {"seconds": 1.23, "best": True}
+EVAL |= {"seconds": 1.23, "best": True, "size": 224, "rect": False}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,16 @@ EVAL |= {"seconds": 1.23, "best": True}
             {"event": "phase", "phase": 1, "size": 160, "batch": 1024, "epoch": 10, "step": 400},
             "phase 1  size 160  batch 1,024  from epoch 10  step 400",
         ),
-        (EVAL, "eval val  epoch 3  loss 1.0000  top-1 70.00 %  top-5 -  648 pictures in 1.2 s  best so far"),
+        (
+            EVAL,
+            "eval val  epoch 3  size 224  loss 1.0000  top-1 70.00 %  top-5 -  without TTA  648 pictures in 1.2 s  "
+            "best so far",
+        ),
+        (
+            EVAL | {"rect": True, "tta": "flip", "top1_tta": 0.71, "top5_tta": 0.9},
+            "eval val  epoch 3  size 224  loss 1.0000  top-1 70.00 %  top-5 -  without TTA  648 pictures in 1.2 s  "
+            "rectangles  with TTA (flip) top-1 71.00 %  top-5 90.00 %  best so far",
+        ),
         (
             {"event": "checkpoint", "path": "a/b", "bytes": 1536, "seconds": 0.25, "best": False},
             "checkpoint a/b  1.5 KiB in 0.2 s",
@@ -61,11 +70,11 @@ EVAL |= {"seconds": 1.23, "best": True}
         ({"event": "warning", "text": "two\nlines"}, r"warning: two\nlines"),
         (
             {"event": "end", "reason": "done", "step": 9, "top1": 0.5, "top5": 1.0, "seconds": 61},
-            "end done  step 9  top-1 50.00 %  top-5 100.00 %  in 1:01",
+            "end done  step 9  top-1 50.00 %  top-5 100.00 %  without TTA  in 1:01",
         ),
         (
             {"event": "end", "reason": "diverged", "exit_code": 5},
-            "end diverged  step -  top-1 -  top-5 -  in -  exit code 5",
+            "end diverged  step -  top-1 -  top-5 -  without TTA  in -  exit code 5",
         ),
         ({"event": "from-the-future", "v": 9, "time_s": 0, "fact": "a\nb"}, r"from-the-future  fact a\nb"),
     ],

@@ -1,6 +1,6 @@
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -22,6 +22,11 @@ class Counted:
     loss: float = 0.5
     split: str = "val"
     seconds: float = 2.0
+    size: int = 224
+    rect: bool = False
+    tta: str = "none"
+    top1_tta: float | None = None
+    top5_tta: float | None = None
 
 
 CALIBRATION = np.zeros((15, 3))
@@ -59,6 +64,7 @@ def test_write_leaves_five_files_that_agree(tmp_path):
         **{"split": "val", "num_samples": 10, "num_classes": 3, "top1": 0.7, "top5": 1.0, "loss": 0.5, "seconds": 2.0},
         **{f"macro_{name}": pytest.approx(value) for name, value in macro.items()},
         "ece": pytest.approx(0.18),
+        **{"size": 224, "rect": False, "tta": "none", "top1_tta": None, "top5_tta": None},
     }
     header, *_, rose = _read(folder / "classes.csv")
     assert header == ["class", "samples", "precision", "recall", "f1", "most_confused_with", "times_confused"]
@@ -82,7 +88,7 @@ def test_any_class_name_can_be_written_and_shown(name, tmp_path):
     evaluation = Counted((name, "other"), np.array([[1, 1], [0, 2]]), CALIBRATION)
     tables.write(evaluation, tmp_path)
     assert _read(tmp_path / "classes.csv")[1][0] == name.encode("utf-8", "backslashreplace").decode()
-    assert len(_shown(evaluation).splitlines()) == 5
+    assert len(_shown(evaluation).splitlines()) == 6
 
 
 def test_a_loss_that_is_not_finite_is_null_in_json(tmp_path):
@@ -92,10 +98,17 @@ def test_a_loss_that_is_not_finite_is_null_in_json(tmp_path):
 
 def test_few_classes_are_shown_in_their_order():
     text = _shown(SMALL)
-    assert "val, 10 pictures   top-1 70.00 %   top-5 100.00 %   loss 0.5000   ECE 18.00 %" in text
-    assert [line.split()[0] for line in text.splitlines()[2:]] == ["class", "cat", "dog,", "バラ"]
+    assert "val, 10 pictures of 224 px\n" in text
+    assert "without TTA   top-1 70.00 %   top-5 100.00 %   loss 0.5000   ECE 18.00 %" in text
+    assert [line.split()[0] for line in text.splitlines()[3:]] == ["class", "cat", "dog,", "バラ"]
     assert "66.7 %" in text
     assert "dog, big (2)" in text
+
+
+def test_scores_with_tta_stand_below_those_without():
+    text = _shown(replace(SMALL, rect=True, tta="flip", top1_tta=0.8, top5_tta=0.9))
+    assert "val, 10 pictures of 224 px, rectangles\nwithout TTA   top-1 70.00 %" in text
+    assert "\nwith TTA (flip)   top-1 80.00 %   top-5 90.00 %\n" in text.replace(" \n", "\n")
 
 
 def test_of_many_classes_the_worst_are_shown_first():
@@ -107,5 +120,5 @@ def test_of_many_classes_the_worst_are_shown_first():
         ]
     )
     text = _shown(Counted(("a", "b", "c", "d"), matrix, CALIBRATION), max_rows=2)
-    assert [line.split()[0] for line in text.splitlines()[3:5]] == ["d", "b"]
+    assert [line.split()[0] for line in text.splitlines()[4:6]] == ["d", "b"]
     assert "the 2 worst of 4 classes" in text

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ def take_part(here: World, data: str, wide: str, weights: str, folder: Path) -> 
     np.savez(folder / f"counts-{here.rank}", **counts)
 
 
-def fork(size: int, data: str, wide: str, weights: str, folder: str) -> list[int]:
+def fork(size: int, folder: str, take_part: Callable[[World], None]) -> list[int]:
     """Start the ranks of a world, with what ``training.ranks`` tells them; returns their process ids."""
     started = []
     for rank in range(size):
@@ -45,7 +47,7 @@ def fork(size: int, data: str, wide: str, weights: str, folder: str) -> list[int
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
         os.environ.update({name: str(value) for name, value in own.items()})
         os.environ.update({FILE_STORE: f"{folder}/store-{size}", "GLOO_SOCKET_IFNAME": "lo"})
-        take_part(world.from_environment(), data, wide, weights, Path(folder, str(size)))
+        take_part(world.from_environment())
         world.leave(0)
     return started
 
@@ -53,5 +55,6 @@ def fork(size: int, data: str, wide: str, weights: str, folder: str) -> list[int
 if __name__ == "__main__":
     data, wide, weights, folder, sizes = sys.argv[1:]
     for size in sizes.split(","):
-        for process in fork(int(size), data, wide, weights, folder):
+        one = partial(take_part, data=data, wide=wide, weights=weights, folder=Path(folder, size))
+        for process in fork(int(size), folder, one):
             assert os.waitpid(process, 0)[1] == 0

@@ -40,10 +40,11 @@ def test_before_their_epoch_the_averages_are_the_weights(data, tmp_path):
 def test_the_average_begins_anew_at_its_epoch(data, tmp_path):
     """With a share of the average that rises from 1/10, as if the run began there."""
     this = make_job(data, tmp_path, "optim.ema=0.9", "optim.ema_from=2.6")
-    first = this.plan.first_from(2.6)
-    assert (first, this.plan.first_from(0), this.plan.first_from(99)) == (11, 0, 24)
-    assert this.plan.planned(first - 1) < 2.6 <= this.plan.planned(first)
-    ema = state.start(this).ema
+    fresh = state.start(this)
+    plan, ema = fresh.plan, fresh.ema
+    first = plan.first_from(2.6)
+    assert (first, plan.first_from(0), plan.first_from(99)) == (11, 0, 24)
+    assert plan.planned(first - 1) < 2.6 <= plan.planned(first)
     assert ema is not None
     name, source = next(iter(ema._sources.items()))
     expected = source.clone()
@@ -55,7 +56,7 @@ def test_the_average_begins_anew_at_its_epoch(data, tmp_path):
         assert torch.allclose(ema.tensors[name], expected)
 
 
-def keep(seen: list[tuple[int, Tensor]], _: nn.Module, inputs: tuple[Tensor]) -> None:
+def _keep(seen: list[tuple[int, Tensor]], _module: nn.Module, inputs: tuple[Tensor]) -> None:
     seen.append((len(inputs[0]), inputs[0]))
 
 
@@ -70,7 +71,7 @@ def test_statistics_are_those_of_the_averaged_weights_over_train_pictures(data, 
     net.eval()
     for name, norm in norms.items():
         norm.train()
-        norm.register_forward_pre_hook(partial(keep, seen[name]))
+        norm.register_forward_pre_hook(partial(_keep, seen[name]))
     card, samples = card_of(this), this.order.at(0, 70)[0]
     batches = eval_batches(
         data.splits["train"], this.recipe.eval, this.world, device=this.device, channels=3, samples=samples

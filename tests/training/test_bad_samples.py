@@ -85,6 +85,11 @@ def test_an_evaluation_leaves_them_out_as_its_recipe_says(damaged, run, capfd):
     assert "warning: read sample 5 of val/full.raw.npy in" in output.err
     assert (run / "eval" / "quarters-val" / "bad.csv").read_text().count("\n") == 2
     assert eighteen.evaluate(run, damaged).num_samples == 39
+    assert main(["eval", str(run), str(damaged.path), "--size", "96", "--tta", "crops"]) == 0
+    output = capfd.readouterr()
+    assert output.err.count("warning") == 1
+    assert "val, 39 pictures of 96 px" in output.out
+    assert "with TTA (crops)" in output.out
 
 
 def test_an_evaluation_with_too_many_fails(damaged, run, tmp_path, capfd):

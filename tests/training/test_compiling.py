@@ -151,7 +151,7 @@ def test_the_shapes_of_a_run_are_those_still_to_come_in_the_shares_of_a_rank(dat
     now = replace(state.start(make_job(data, tmp_path, phases)), parts=state.Slices(*_slices(this)))
     found = {(shape.size, shape.batch): shape.counts for shape in compiling.shapes_left(this, now)}
     assert found == {(16, 26): (8,), (16, 30): (10,), (48, 30): (10,)}
-    later = replace(now, step=this.plan.num_steps - 1)
+    later = replace(now, step=now.plan.num_steps - 1)
     assert [(shape.size, shape.pixels) for shape in compiling.shapes_left(this, later)] == [(48, 48**2 * 10)]
 
 

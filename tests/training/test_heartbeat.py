@@ -67,6 +67,24 @@ def test_a_step_may_take_five_times_the_usual_and_the_first_of_a_phase_as_long_a
     assert [step(0.1, phase=1), step(0.1, phase=1)] == [GENEROUS_S, 10]
 
 
+def test_an_evaluation_of_another_kind_has_another_usual_length(monkeypatch):
+    """One with test-time augmentation takes six times as long as those before it."""
+    clock = [0.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
+    pulse = Heartbeat(hang_s=10)
+
+    def evaluated(seconds, phase):
+        limits = []
+        for _ in pulse.over(range(3), "evaluate", phase=phase):
+            limits.append(pulse.now().limit_s)
+            clock[0] += seconds
+        return limits
+
+    assert evaluated(3.0, 0) == [GENEROUS_S, 15, 15]
+    assert evaluated(3.0, 0) == [15, 15, 15]
+    assert evaluated(18.0, -1) == [GENEROUS_S, 90, 90]
+
+
 @pytest.mark.parametrize(
     ("kind", "silent_s", "limit_s"),
     [("data", 10, math.inf), ("end", SILENT_S, math.inf), ("save", 10, GENEROUS_S), ("evaluate", 10, GENEROUS_S)],

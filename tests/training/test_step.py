@@ -21,7 +21,7 @@ def steps(this: Job, count: int) -> tuple[State, list[Tensor]]:
     now, outcomes = state.start(this), []
     with train.train_loader(this, now) as loader:
         for _, (at, batch) in zip(range(count), loader, strict=False):
-            outcomes.append(step.train_step(this, now, batch, at, count_hits=True, asks=(False, False)))
+            outcomes.append(step.train_step(this, now, batch, at, count_hits=True, asks=(False, False, False)))
             now.step += 1
     return now, outcomes
 
@@ -35,7 +35,7 @@ def bare(this: Job, count: int) -> dict[str, Tensor]:
         {"params": [weight for weight in net.parameters() if weight.ndim == 1], "weight_decay": 0.0},
     ]
     if optim.name == "sgd":
-        momentum = this.plan.at(0).momentum
+        momentum = state.start(this).plan.at(0).momentum
         nesterov = optim.nesterov and momentum > 0
         optimizer = torch.optim.SGD(groups, lr=0.1, momentum=momentum, nesterov=nesterov, foreach=False)
     else:
@@ -99,7 +99,7 @@ def test_the_outcome_counts_loss_and_hits(data, tmp_path):
         logits = now.model(images)
     best = logits.argsort(1, descending=True)
     assert outcomes[0][0].item() == pytest.approx(F.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-6)
-    assert outcomes[0][1:].tolist() == [(best[:, 0] == labels).sum(), len(labels), 0, 0, 0]
+    assert outcomes[0][1:].tolist() == [(best[:, 0] == labels).sum(), len(labels), 0, 0, 0, 0]
 
 
 def test_the_clip_bounds_what_a_step_moves(data, tmp_path):

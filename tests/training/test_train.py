@@ -40,9 +40,11 @@ def test_it_learns(tmp_path):
 
 
 def test_events_come_in_order_and_name_every_step_once(run):
-    kinds = [event["event"] for event in events.read(run / "events.jsonl") if event["event"] != "warning"]
+    beside = ("warning", "reached")
+    kinds = [event["event"] for event in events.read(run / "events.jsonl") if event["event"] not in beside]
     assert kinds[:3] == ["start", "phase", "step"]
-    assert kinds[-4:] == ["eval", "epoch", "checkpoint", "end"]
+    assert kinds[-2:] == ["checkpoint", "end"]  # and before it perhaps one that took long to write
+    assert [kind for kind in kinds if kind != "checkpoint"][-3:] == ["eval", "epoch", "end"]
     assert [event["step"] for event in happened(run, "step")] == list(range(16 + 16))
     assert [(event["phase"], event["size"], event["batch"], event["step"]) for event in happened(run, "phase")] == [
         (0, 12, 13, 0),
@@ -170,7 +172,7 @@ def test_balanced_sampling_draws_the_classes_evenly(lopsided, tmp_path):
     this = make_job(lopsided, tmp_path, "data.balance='sampling'")
     samples, _ = this.order.at(0, 160)
     assert np.bincount(lopsided.splits["train"].labels[samples]).tolist() == [40, 40, 40, 40]
-    assert train(lopsided, tmp_path, "data.balance='sampling'").step == this.plan.num_steps
+    assert train(lopsided, tmp_path, "data.balance='sampling'").step == schedule(this.recipe, 160).num_steps
 
 
 @pytest.mark.parametrize(
@@ -196,3 +198,10 @@ def test_few_pictures_get_more_epochs():
     more = auto.enough_epochs(recipe(), NUM_TRAIN)
     assert more is not None
     assert more * NUM_TRAIN / 26 >= auto.MIN_STEPS
+
+
+@pytest.mark.parametrize(("num_samples", "batch"), [(60_000, None), (4_100, None), (4_000, 256), (300, 32), (20, 16)])
+def test_few_pictures_get_smaller_batches(num_samples, batch):
+    large = recipes.load("tiny", side=32)
+    assert large.phases[0].batch == 500
+    assert auto.small_batch(large, num_samples) == batch

@@ -8,7 +8,7 @@ from small_runs import saved, train
 from torch import nn
 
 from eighteen.training.models import Fitted
-from eighteen.training.whitened import WhitenedNet, Whitening
+from eighteen.training.whitened import Norm, WhitenedNet, Whitening
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -36,7 +36,7 @@ def test_only_shifts_and_no_scales_or_whitening_filters_learn():
     net = WhitenedNet(4, widths=(8, 8))
     learning = {name for name, weight in net.named_parameters() if weight.requires_grad}
     assert "whiten.weight" not in learning
-    assert "whiten.bias" in learning
+    assert "whiten.shift" in learning
     for name, module in net.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             assert f"{name}.bias" in learning
@@ -44,12 +44,11 @@ def test_only_shifts_and_no_scales_or_whitening_filters_learn():
 
 
 def test_a_shift_moves_the_output_by_its_scale():
-    net = WhitenedNet(4, widths=(8,), bias_scale=64)
-    norm = net.groups[0].norm2
+    norm = Norm(8, bias_scale=64)
     pictures = torch.randn(2, 8, 4, 4)
     before = norm(pictures)
     with torch.no_grad():
-        norm.bias += 1 / 64
+        norm.bias.add_(1 / 64)
     assert torch.allclose(norm(pictures), before + 1, atol=1e-5)
 
 

@@ -20,6 +20,6 @@ make_one() {
   "$uv" pip install --python "$1/bin/python" --no-build-isolation -r "$here/$1.txt"
 }
 
-for name in ${@:-torch dali tensorflow ffcv}; do
+for name in ${@:-torch dali tensorflow ffcv lightning}; do
   if make_one "$name" >"$name.log" 2>&1; then echo "$name: ready"; else echo "$name: failed, see build/peers/$name.log"; rm -rf "$name"; fi
 done

@@ -10,13 +10,18 @@ The truth that every display derives from. Every event has ``v`` (format version
     phase       phase, size, batch, epoch, step
     step        step, num_steps, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, stages,
                 skipped, memory_bytes, eta_s
-    eval        step, epoch, samples, split, loss, top1, top5, num_samples, seconds, best
+    eval        step, epoch, samples, split, size, rect, loss, top1, top5, tta, top1_tta, top5_tta, num_samples,
+                seconds, best
     epoch       step, epoch, samples, hours, top1, top5
     checkpoint  step, path, bytes, seconds, best
+    calibrated  seconds, cached, step_s, eval_s, end_s
+    budget      step, seconds, spent_s, factor, every, num_steps, epochs, speed_ratio, expected_s
+    reached     step, top1, seconds, cost_usd
     skip        step, streak: a step with a non-finite loss changed no weight
     notice      cloud, what, when, goes
     warning     text
-    end         reason, step, top1, top5, best_top1, seconds, exit_code
+    end         reason, step, top1, top5, tta, top1_tta, top5_tta, best_top1, seconds, exit_code, clock_s, cost_usd,
+                reached
 
 top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it, and null
 where an epoch was not evaluated. ``waits`` are shares of the time since the last step event, ``stages`` seconds of

@@ -23,6 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=8, le=4096)]
 Batch = Annotated[int, Field(gt=0, le=4_000_000)]
 Range = tuple[float, float]
+Tta = Literal["none", "flip", "crops"]
 Points = list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]]  # [epoch, value]
 
 SIZE_STEP = 32  # pixels from one size of a ramp to the next
@@ -162,8 +163,6 @@ class Phase(Section):
                 raise ValueError("two sizes that differ, for a ramp")
         if self.min_scale > self.max_scale:
             raise ValueError("a min_scale that is not above max_scale")
-        if self.eval_rect and self.eval_size and self.eval_size % RECT_MULTIPLE:
-            raise ValueError(f"an eval_size that is a multiple of {RECT_MULTIPLE} for eval_rect, not {self.eval_size}")
         return self
 
 
@@ -227,10 +226,10 @@ class Eval(Section):
     rect: bool = Field(default=False, description="batches of like aspect ratio keep it, sides multiples of 32")
     batch: Batch = Field(default=256, description="pictures in a batch; ranks take whole batches in turn")
     every: PositiveInt = Field(default=1, description="epochs between evaluations; the last epoch always has one")
-    tta: Literal["none", "flip", "crops"] = Field(
+    tta: Tta = Field(
         default="none",
-        description="test-time augmentation: the mean over a picture and its mirror image, or over those of six crops;"
-        " reported beside the plain numbers",
+        description="test-time augmentation: the mean over a picture and its mirror image, or over six views; done at"
+        " the end of a run, and told beside the plain numbers",
     )
 
     @model_validator(mode="after")
@@ -312,6 +311,18 @@ class Train(Section):
         return count
 
 
+class Budget(Section):
+    seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="from the start of the command to its end: so many epochs as fit; none: the phases'"
+    )
+    until: dict[Literal["top1", "top5"], Annotated[float, Field(gt=0, le=1)]] = Field(
+        default={}, description="shares at which the run ends, e.g. {top1 = 0.93}"
+    )
+    price_usd_h: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="of the machines, to tell what the run cost"
+    )
+
+
 class Recipe(Section):
     name: str = Field(description="what the recipe is called")
     about: str = Field(default="", description="one line for people")
@@ -322,6 +333,7 @@ class Recipe(Section):
     eval: Eval
     data: Data = Data()
     train: Train = Train()
+    budget: Budget = Budget()
     claim: dict[str, Any] = Field(
         default={}, description="what was measured, with what, how often, and where the log lies"
     )
@@ -344,6 +356,21 @@ class Recipe(Section):
         own = {"size": phase.eval_size, "rect": phase.eval_rect}
         return self.eval.model_copy(update={key: value for key, value in own.items() if value is not None})
 
+    @property
+    def final_eval(self) -> Eval:
+        """How the last phase is evaluated: what a run's scores are told for, and how its weights are used."""
+        return self.eval_in(self.phases[-1])
+
+    @model_validator(mode="after")
+    def _rectangles_have_multiples(self) -> Self:
+        for number, phase in enumerate(self.phases):
+            settings = self.eval_in(phase)
+            if settings.rect and settings.size % RECT_MULTIPLE:
+                raise ValueError(
+                    f"phases[{number}] evaluated at a multiple of {RECT_MULTIPLE} for rect, not {settings.size}"
+                )
+        return self
+
     @model_validator(mode="after")
     def _points_end_with_the_phases(self) -> Self:
         if self.optim.ema_from >= self.epochs:
@@ -358,11 +385,13 @@ class Recipe(Section):
 def bundled() -> dict[str, str]:
     """The recipes that come with the program: name -> TOML text."""
     files = resources.files("eighteen.recipes").iterdir()
-    return {
-        file.name.removesuffix(".toml"): file.read_text("utf-8")
-        for file in sorted(files, key=lambda f: f.name)
-        if file.name.endswith(".toml")
-    }
+    texts = {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in files if file.name.endswith(".toml")}
+    return {name: texts[name] for name in sorted(texts, key=_counting)}
+
+
+def _counting(name: str) -> list[str | int]:
+    """For sorting: x-2 before x-16."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def text(name: str) -> str:
@@ -415,6 +444,18 @@ def load(
             raise RecipeError("--batch", got=str(batch), need="at least 1", hint="--batch 64")
         changed = parse(_with_batch(changed, batch))
     return changed if epochs is None else stretched(changed, epochs)
+
+
+def evaluated(recipe: Recipe, **changes: Any) -> Eval:
+    """The recipe's final evaluation with those keys changed that are not None; RecipeError if one is not valid."""
+    tree, settings = recipe.model_dump(mode="json", exclude_none=True), recipe.final_eval.model_dump()
+    tree["eval"] = settings | {key: value for key, value in changes.items() if value is not None}
+    tree["phases"] = [{key: value for key, value in row.items() if "eval" not in key} for row in tree["phases"]]
+    try:
+        return parse(tree).eval
+    except RecipeError as error:
+        hint = "eighteen eval --help shows what can be changed"
+        raise RecipeError(error.tried, got=error.got, need=error.need, hint=hint) from None
 
 
 def parse(tree: dict[str, Any]) -> Recipe:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from eighteen.base.recipe import Tta
 from eighteen.base.rundir import RunDir
 
 
@@ -12,7 +13,7 @@ from eighteen.base.rundir import RunDir
 class Result:
     """top1, top5: shares in [0, 1] of its last evaluation, best_top1 of its best; None without a validation split.
 
-    seconds: over all resumes
+    top1_tta, top5_tta: with test-time augmentation ``tta``; None if that is "none"      seconds: over all resumes
     """
 
     run: Path
@@ -21,9 +22,13 @@ class Result:
     top5: float | None
     best_top1: float | None
     seconds: float
+    tta: Tta = "none"
+    top1_tta: float | None = None
+    top5_tta: float | None = None
 
 
 def of(run: RunDir) -> Result:
     """What an ended run wrote down."""
     status = run.read_status()
-    return Result(run.path, **{name: status[name] for name in ("step", "top1", "top5", "best_top1", "seconds")})
+    names = [field.name for field in fields(Result) if field.name != "run"]
+    return Result(run.path, **{name: status[name] for name in names if name in status})

@@ -65,6 +65,11 @@ class RunDir:
         return self.path / "lock"
 
     @property
+    def clock(self) -> Path:
+        """What the run has taken so far, see ``base.clock``."""
+        return self.path / "clock.json"
+
+    @property
     def stop(self) -> Path:
         return self.path / "stop.json"
 
@@ -131,7 +136,7 @@ def check_name(name: str) -> None:
 
 
 # Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on.
-FINAL = {"done", "patience", "Diverged", "BudgetSpent", "UsageError", "RecipeError"}
+FINAL = {"done", "patience", "until", "Diverged", "BudgetSpent", "UsageError", "RecipeError"}
 
 
 def unfinished(parent: Path, name: str, *, recipe: Recipe, dataset: Path, digest: str) -> Iterator[RunDir]:

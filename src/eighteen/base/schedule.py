@@ -110,6 +110,12 @@ class Schedule:
         left = ((one.row, end - max(number, one.step)) for one, end in zip(self.stretches, ends, strict=True))
         return [(row, count) for row, count in left if count > 0]
 
+    def visits(self, phase: int) -> int:
+        """How often a phase sees each sample, to the nearest whole number."""
+        ends = [stretch.step for stretch in self.stretches[1:]] + [self.num_steps]
+        of_phase = (pair for pair in zip(self.stretches, ends, strict=True) if pair[0].phase == phase)
+        return round(sum((end - one.step) * one.row.batch for one, end in of_phase) / self.num_samples)
+
     def pixels_from(self, number: int) -> int:
         """How many pixels the steps from this one on see."""
         return sum(count * row.batch * row.sizes[0] ** 2 for row, count in self.steps_from(number))

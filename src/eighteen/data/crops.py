@@ -16,6 +16,8 @@ from eighteen.base.order import uniform
 MAX_ATTEMPTS = 10  # as torchvision's RandomResizedCrop; with usual settings the first succeeds nine times in ten
 MAX_RATIO = 2.0  # of rectangular evaluation: beyond it a batch would need memory that square ones do not
 
+SHIFT = 1 / 16  # of a box's side, for test-time augmentation: what the usual crop of 7/8 has to spare on each side
+
 
 class Stream(IntEnum):
     """Every random choice about a sample, in one list: no two of them share their numbers."""
@@ -112,6 +114,18 @@ def eval_boxes(
     width = np.minimum(full_width, full_height * ratio) * crop
     height = width / ratio
     return np.stack([(full_width - width) / 2, (full_height - height) / 2, width, height], axis=1).astype(np.float32)
+
+
+def moved(
+    boxes: NDArray[np.float32], widths: NDArray[np.integer], heights: NDArray[np.integer], way: tuple[int, int]
+) -> NDArray[np.float32]:
+    """The boxes moved by a share of ``SHIFT`` of their own sides, or as far as their picture goes: [N, 4] float32.
+
+    way: -1, 0 or 1, to the right and down
+    """
+    sides, room = boxes[:, 2:], np.stack([widths, heights], axis=1) - boxes[:, 2:]
+    corners = np.clip(boxes[:, :2] + np.array(way) * SHIFT * sides, 0, np.maximum(room, 0))
+    return np.concatenate([corners, sides], axis=1).astype(np.float32)
 
 
 def _largest_central(

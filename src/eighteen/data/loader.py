@@ -7,9 +7,11 @@ and position; threads and ranks only share the work.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Generator, Iterator
-from itertools import groupby, islice
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, takewhile
 from types import TracebackType
 from typing import Self
 
@@ -23,18 +25,21 @@ from eighteen.base.order import Order
 from eighteen.base.recipe import Augment, Eval
 from eighteen.base.schedule import Schedule, Step
 from eighteen.base.world import World
-from eighteen.data.crops import eval_boxes, rectangle, train_boxes, train_flips
+from eighteen.data.crops import eval_boxes, moved, rectangle, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
 from eighteen.data.kept import Kept, Memory, Setting, keep
 from eighteen.data.maker import Batch, BatchMaker, Cut, Sending
 from eighteen.data.prefetch import Ahead
 from eighteen.data.tolerance import OnBad, refuse
+from eighteen.data.views import ways
 
 STEPS_TOGETHER = 8  # whose boxes and flips are drawn at once: one call of numpy takes as long for few as for many
 
 
 class TrainLoader:
     """Iterates over (Step, Batch) from step ``start`` to the end of the schedule.
+
+    ``replan`` gives it another schedule, from the next step on; it may have prepared batches of other phases in vain.
 
     Use it as a context manager: leaving it ends its threads. A failure in any thread is raised by ``next`` as it was.
 
@@ -66,22 +71,39 @@ class TrainLoader:
         start: int = 0,
     ) -> None:
         self._split, self._schedule, self._order, self._world = split, schedule, order, world
-        self._augment, self._rendition, self._start = augment, rendition, start
+        self._augment, self._rendition = augment, rendition
+        self._lock = threading.Lock()  # over the next four
+        self._next, self._drawn = start, start  # the step that comes next, and the first that is not drawn yet
+        self._cuts_off: list[int] = []  # of each schedule after the first: the first step drawn before that it changed
+        self._waited_before_s = 0.0
         self._kept: Setting = kept
         self._channels, self._device = channels, device
         self._free = _free_memory(world, device)
         self.kept_bytes: dict[int, tuple[str, int] | None] = {}  # by phase: "host" or "device", and how much
         self._maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
         self._prefetch, self._patience_s = prefetch, patience_s
-        self._ahead: Ahead[tuple[Step, Sending]] | None = None
+        self._ahead: Ahead[tuple[int, Step, Sending]] | None = None
         self._reported_wait_s = 0.0
         self.on_bad: OnBad = refuse
         self._failure: DataError | None = None
 
     def __enter__(self) -> Self:
+        self._run_ahead()
+        return self
+
+    def _run_ahead(self) -> None:
+        self._waited_before_s += self._ahead.waited_s if self._ahead else 0.0
         patience = {"patience_s": self._patience_s, "late": self._stalled}
         self._ahead = Ahead(self._made(), depth=self._prefetch, **patience)
-        return self
+
+    def replan(self, schedule: Schedule) -> None:
+        """Go on by another schedule. It must say of all steps taken what the one before did."""
+        with self._lock:
+            old, self._schedule = self._schedule, schedule
+            drawn = range(self._next, min(self._drawn, schedule.num_steps))
+            changed = next((number for number in drawn if not _same(old.at(number), schedule.at(number))), drawn.stop)
+            self._cuts_off.append(changed)
+            self._drawn = max(self._next, changed)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -95,11 +117,26 @@ class TrainLoader:
         assert self._ahead is not None, "use it as a context manager: with TrainLoader(...) as loader"
         if self._failure:
             raise self._failure
-        step, sent = next(self._ahead)
-        batch = sent.receive()
+        step, batch = self._next_batch()
         if batch.places is not None:
             self._check(step, batch)
         return step, batch
+
+    def _next_batch(self) -> tuple[Step, Batch]:
+        while True:
+            assert self._ahead is not None
+            try:
+                plan, step, sent = next(self._ahead)
+            except StopIteration:
+                if self._next >= self._schedule.num_steps:
+                    raise
+                self._run_ahead()  # it had come to the end of a shorter schedule
+                continue
+            batch = sent.receive()  # also one that is not used: what it brought is kept
+            with self._lock:
+                if step.number < min(self._cuts_off[plan:], default=step.number + 1):
+                    self._next = step.number + 1
+                    return self._schedule.at(step.number), batch
 
     def _check(self, step: Step, batch: Batch) -> None:
         """What becomes of a batch with bad samples."""
@@ -117,12 +154,13 @@ class TrainLoader:
         """Seconds since the last call: read_s, verify_s, decode_s and resize_s (summed over threads), copy_s, and
         wait_s, which the consumer waited for batches.
         """
-        waited_s = self._ahead.waited_s if self._ahead else 0.0
+        waited_s = self._waited_before_s + (self._ahead.waited_s if self._ahead else 0.0)
         since, self._reported_wait_s = waited_s - self._reported_wait_s, waited_s
         return {**self._maker.stages.take(), "wait_s": since}
 
     def close(self) -> None:
         """End all threads: at most the few pictures that are being decoded are waited for."""
+        self._next = self._schedule.num_steps  # nothing comes any more
         self._maker.cancel()
         if self._ahead:
             self._ahead.close()
@@ -138,29 +176,35 @@ class TrainLoader:
             got = f"no end of it for {slow.seconds:.1f} s"
         return Stalled(what, got=got, need="a disk that answers", hint="wait, or stop and go on later with --resume")
 
-    def _made(self) -> Iterator[tuple[Step, Sending]]:
-        steps = deque[Step]()
+    def _made(self) -> Iterator[tuple[int, Step, Sending]]:
+        """Steps and their batches, and which schedule each was drawn by."""
+        steps = deque[tuple[int, Step]]()
         for sent in self._maker.make(self._cuts(steps)):
-            yield steps.popleft(), sent
+            yield *steps.popleft(), sent
 
-    def _cuts(self, steps: deque[Step]) -> Iterator[Cut]:
+    def _cuts(self, steps: deque[tuple[int, Step]]) -> Iterator[Cut]:
         """What this rank has to decode, step after step; each step is put behind ``steps``."""
         phase, rendition, kept = -1, None, None
-        for following in self._together():
+        while drawn := self._draw():
+            plan, following = drawn
             step = following[0]
             if rendition is None or step.phase != phase:
                 phase, rendition = step.phase, self._rendition_for(step)
                 kept = self._kept_for(step, rendition, kept)
             for step, cut in zip(following, self._cuts_for(following, rendition, kept), strict=True):
-                steps.append(step)
+                steps.append((plan, step))
                 yield cut
 
-    def _together(self) -> Iterator[list[Step]]:
-        """The steps that are left, a few of one phase at a time."""
-        steps = (self._schedule.at(number) for number in range(self._start, self._schedule.num_steps))
-        for _, of_phase in groupby(steps, key=lambda step: step.phase):
-            while some := list(islice(of_phase, STEPS_TOGETHER)):
-                yield some
+    def _draw(self) -> tuple[int, list[Step]] | None:
+        """The next few steps, all of one phase, and the number of the schedule they are of; None at its end."""
+        with self._lock:
+            numbers = range(self._drawn, min(self._drawn + STEPS_TOGETHER, self._schedule.num_steps))
+            if not numbers:
+                return None
+            steps = [self._schedule.at(number) for number in numbers]
+            steps = list(takewhile(lambda step: step.phase == steps[0].phase, steps))
+            self._drawn += len(steps)
+            return len(self._cuts_off), steps
 
     def _rendition_for(self, step: Step) -> Rendition:
         square, name = step.row.min_scale == 1.0, step.row.rendition or self._rendition
@@ -174,7 +218,7 @@ class TrainLoader:
             side=step.size,
             share=_mean_share(step) * (_square_share(rendition) if step.row.min_scale == 1.0 else 1.0),
             channels=self._channels,
-            visits=step.row.epochs,
+            visits=self._schedule.visits(step.phase),
             setting=self._kept,
             free=self._free,
             device=self._device,
@@ -219,19 +263,21 @@ def eval_batches(
 
     Batches are the same at any world size, and rank r takes batches r, r + size ...; so a rank may have none. With
     ``settings.rect`` a batch holds pictures of like aspect ratio and is cropped to their mean: short side ``size``,
-    both sides rounded to multiples of 32, at most twice as long as short.
+    both sides rounded to multiples of 32, at most twice as long as short. With ``settings.tta`` a batch also has what
+    ``views`` makes its views of.
 
     on_bad: as of ``TrainLoader``; a batch of which nothing is left is none
     """
     stored = choose_rendition(split, rendition, size=settings.size, share=settings.crop**2, square=True)
     maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
     cuts = _eval_cuts(stored, settings, samples)[world.rank :: world.size]
-    ahead = Ahead(maker.make(cuts), depth=2)
+    ahead = Ahead(maker.make(chain.from_iterable(cuts)), depth=2)
     try:
-        for sent in ahead:
-            batch = sent.receive()
-            for bad in batch.bad:
+        for sent in zip(*[ahead] * (1 + len(ways(settings.tta, settings.size))), strict=True):
+            crops = [one.receive() for one in sent]
+            for bad in {bad.sample: bad for crop in crops for bad in crop.bad}.values():
                 on_bad(bad)
+            batch = _sound_in_all(*crops)
             if len(batch.ids):
                 yield batch
     finally:
@@ -248,14 +294,31 @@ def choose_rendition(split: Split, name: str, *, size: int, share: float, square
     raises RecipeError if there is no rendition of that name
     """
     if name != "auto":
-        if name not in split.renditions:
-            valid = ["auto", *split.renditions]
-            hint = did_you_mean(name, valid)
-            raise RecipeError("data.rendition", got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
+        require_renditions(split, {"data.rendition": name})
         return split.renditions[name]
     sides = {key: _mean_crop_side(one, share, square) for key, one in split.renditions.items()}
     enough = min(float(size), sides["full"])
     return split.renditions[min((key for key in sides if sides[key] >= enough), key=sides.__getitem__)]
+
+
+def _same(one: Step, other: Step) -> bool:
+    """Whether their batches are the same; the rates need not be."""
+    return (one.phase, one.first) == (other.phase, other.first)
+
+
+def require_renditions(split: Split, wanted: Mapping[str, str]) -> None:
+    """RecipeError, with how to add them, if the split lacks renditions; wanted: key of the recipe -> name."""
+    valid = ["auto", *split.renditions]
+    missing = {key: name for key, name in wanted.items() if name not in valid}
+    if not missing:
+        return
+    key, name = next(iter(missing.items()))
+    hint = did_you_mean(name, valid)
+    if name.isdecimal():
+        sides = sorted({int(one) for one in [*valid, *missing.values()] if one.isdecimal()})
+        root = split.renditions["full"].root
+        hint = f"eighteen pack SOURCE {root} --renditions {','.join(map(str, sides))} --force, or --set {key}=auto"
+    raise RecipeError(key, got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
 
 
 def _mean_share(step: Step) -> float:
@@ -281,7 +344,25 @@ def _some_sides(rendition: Rendition) -> NDArray[np.float64]:
     return np.stack([rows["width"], rows["height"]]).astype(np.float64)
 
 
-def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] | None) -> list[Cut]:
+def _sound_in_all(batch: Batch, *others: Batch) -> Batch:
+    """One batch of several crops of the same samples, of those that could be decoded in all."""
+    crops = [batch, *others]
+    if any(crop.places is not None for crop in crops):
+        for crop in crops:
+            batch = _only(batch, torch.isin(batch.ids, crop.ids))
+        crops = [_only(crop, torch.isin(crop.ids, batch.ids)) for crop in crops]
+    return replace(crops[0], moved=tuple(crop.images for crop in crops[1:]))
+
+
+def _only(batch: Batch, rows: torch.Tensor) -> Batch:
+    """rows: [N] bool"""
+    on_device = rows.to(batch.images.device)
+    images, labels = batch.images[on_device], batch.labels[on_device]
+    return replace(batch, images=images, labels=labels, ids=batch.ids[rows], visits=batch.visits[rows])
+
+
+def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] | None) -> list[list[Cut]]:
+    """The central crops of each batch, and behind them those for the ``ways`` they are moved."""
     widths, heights = np.asarray(rendition.index["width"]), np.asarray(rendition.index["height"])
     ratios = widths / heights if settings.rect else np.ones(len(widths))
     wanted = np.arange(len(widths)) if wanted is None else wanted
@@ -294,7 +375,13 @@ def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] |
             width, height = rectangle(settings.size, float(ratios[samples].mean()))
         boxes = eval_boxes(widths[samples], heights[samples], crop=settings.crop, ratio=width / height)
         nothing = np.zeros(len(samples), np.int64)
-        cuts.append(Cut(rendition, samples, nothing, boxes, nothing.astype(bool), width, height, None))
+        others = [moved(boxes, widths[samples], heights[samples], way) for way in ways(settings.tta, settings.size)]
+        cuts.append(
+            [
+                Cut(rendition, samples, nothing, each, nothing.astype(bool), width, height, None)
+                for each in (boxes, *others)
+            ]
+        )
     return cuts
 
 

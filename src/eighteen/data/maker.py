@@ -38,6 +38,7 @@ class Batch:
     ids, visits: [N] int64, on the host: which samples, and how often each had been seen before
     places: [N] int64, on the host: where each would be if no sample were bad; None where none is
     bad: samples that are left out, those of them that no batch before has named
+    moved: in evaluation, the same samples cropped elsewhere: each as images
     """
 
     images: Tensor
@@ -46,6 +47,7 @@ class Batch:
     visits: Tensor
     places: Tensor | None = None
     bad: tuple[Bad, ...] = ()
+    moved: tuple[Tensor, ...] = ()
 
     def row(self, place: int) -> int:
         """The row of the sample that has this place, or of the next one that is not left out."""

@@ -50,15 +50,18 @@ def draw(folder: Path, *, num_samples: int = 3000, seed: int = 18, procs: int | 
         return list(pool.map(job, range(num_samples), chunksize=50))
 
 
-def picture(label: int, number: int, *, seed: int) -> tuple[Image.Image, int]:
-    """The RGB picture with this number in class ``CLASSES[label]``, and the quality of its JPEG: a pure function."""
+def picture(label: int, number: int, *, seed: int, sides: tuple[int, int] | None = None) -> tuple[Image.Image, int]:
+    """The RGB picture with this number in class ``CLASSES[label]``, and the quality of its JPEG: a pure function.
+
+    sides: its width and height in pixels; its thing may then lie anywhere in it, not only in the square in its middle
+    """
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, label, number]))
     texture, shape = THINGS[label]
-    width, height = _sides(rng)
+    width, height = sides or _sides(rng)
     canvas = _cloud(rng, width, height)
     for _ in range(rng.integers(2, 6)):
         _paint_clutter(rng, canvas, _anywhere(rng, width, height))
-    thing = _inside(rng, width, height)
+    thing = _inside(rng, width, height, square=sides is None)
     _paint(rng, canvas, thing, SHAPES[shape], TEXTURES[texture])
     for _ in range(rng.integers(0, 2)):
         _paint_clutter(rng, canvas, _at_the_rim(rng, thing))
@@ -115,11 +118,12 @@ def _sides(rng: np.random.Generator) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _inside(rng: np.random.Generator, width: int, height: int) -> Place:
-    """For the thing itself: large, and all but a tenth of its radius inside the square in the middle of the picture."""
+def _inside(rng: np.random.Generator, width: int, height: int, *, square: bool) -> Place:
+    """For the thing itself: large, all but a tenth of its radius inside the picture, or in the square in its middle."""
     shorter = min(width, height)
     radius = shorter * rng.uniform(*RADII)
-    shift_x, shift_y = rng.uniform(-1, 1, 2) * (shorter / 2 - 0.9 * radius)
+    room = np.array((shorter, shorter) if square else (width, height))
+    shift_x, shift_y = rng.uniform(-1, 1, 2) * (room / 2 - 0.9 * radius)
     return Place(width / 2 + shift_x, height / 2 + shift_y, radius, _warp(rng, 1.15))
 
 

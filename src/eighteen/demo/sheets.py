@@ -5,6 +5,7 @@ A folder goes in; ``folder/sheets.e18``, the dataset packed from them, with its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,14 +19,14 @@ QUALITY = 95  # of the JPEG: 90 KB then; ImageNet's have 110
 RENDITIONS = (352, 256)
 
 
-def pack_sheets(folder: Path, *, num_sheets: int = 40) -> Path:
+def pack_sheets(folder: Path, *, num_sheets: int = 40, renditions: Sequence[int] = RENDITIONS) -> Path:
     """Draw sheets and pack them, all as train."""
     source, dataset = folder / "sheets", folder / "sheets.e18"
     for number in range(num_sheets):
         path = source / CLASSES[number % 2] / f"{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet(number).save(path, quality=QUALITY)
-    pack(source, dataset, val=0.0, renditions=RENDITIONS, procs=1)
+    pack(source, dataset, val=0.0, renditions=renditions, procs=1)
     return dataset
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eighteen.base.events import Event
-from eighteen.results.lines import MISSING, fill, waiting
+from eighteen.results.lines import MISSING, fill, waiting, with_tta
 
 MAX_WIDTH = 100  # wider, the eye loses the line
 MAX_EPOCHS = 8  # rows of the table of epochs
@@ -77,7 +77,7 @@ class Board:
 
     @property
     def num_steps(self) -> int | None:
-        return self._fact("start", "num_steps")
+        return self._fact("budget", "num_steps") or self._fact("start", "num_steps")
 
     def take(self, event: Event) -> None:
         self.start_s = self.start_s or event["time_s"]
@@ -101,7 +101,8 @@ class Board:
         val_loss = None if top1 is None else self._fact("eval", "loss")
         row = _Epoch(event.get("epoch"), seconds, self._fact("step", "loss"), val_loss, top1, top5)
         self._epochs = (*self._epochs, row)[-MAX_EPOCHS:]
-        self._best = max((score for score in (self._best, top1) if score is not None), default=None)
+        if top1 is not None and self._fact("eval", "best"):  # which knows what compares
+            self._best = top1
 
     def _facts(self, kind: str) -> Event:
         return self._latest.get(kind, {})
@@ -125,7 +126,8 @@ class Board:
     def _progress(self) -> Iterator[RenderableType]:
         now_s = self._fact("end", "time_s") or time.time()
         facts = {"step": 0, **self._facts("step"), "spent_s": now_s - (self.start_s or now_s), "eta_s": self._eta_s()}
-        facts |= {"num_steps": self.num_steps, "epochs": self._fact("start", "epochs")}
+        epochs = self._fact("budget", "epochs") or self._fact("start", "epochs")
+        facts |= {"num_steps": self.num_steps, "epochs": epochs}
         left = [("epoch ", "dim"), (fill("{epoch:.2f} of {epochs:g}", facts), "bold")]
         left += [("   step ", "dim"), fill("{step} of {num_steps}", facts)]
         right = [("spent ", "dim"), fill("{spent_s:clock}", facts)]
@@ -168,6 +170,7 @@ class Board:
         if "end" in self._latest:
             end = self._facts("end")
             text = fill("{reason} after {seconds:clock}   top-1 {top1:percent}   top-5 {top5:percent}", end)
+            text = "   ".join(filter(None, [text, "without TTA", with_tta(end)]))
             return _fitting(text, "bold red" if end.get("exit_code") else "bold green")
         saved = self._facts("checkpoint")
         return _fitting(fill("saved {path}   {bytes:memory}", saved) if saved else "no checkpoint yet", "dim")

@@ -7,7 +7,7 @@ raw pixels, where the dataset has these), the centre crop, the decoder of evalua
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -23,20 +23,23 @@ from torch import Tensor, nn
 
 from eighteen.base.errors import DataError, UsageError
 from eighteen.base.hardware import num_cpus
+from eighteen.base.recipe import Tta
 from eighteen.data.augment import normalise
 from eighteen.data.pictures import Unreadable
+from eighteen.data.views import named, views, ways
 from eighteen.results.predictions import Prediction, Row, Unread
-from eighteen.results.preparation import Picture, prepare
+from eighteen.results.preparation import Picture, prepare_moved
 from eighteen.training.card import Card
 from eighteen.training.precision import autocast_dtype
 
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """A picture as the model takes it: pixels [C, H, W] uint8."""
+    """A picture as the model takes it: pixels [C, H, W] uint8, and other crops of it."""
 
     path: str
     pixels: NDArray[np.uint8]
+    moved: list[NDArray[np.uint8]]
 
 
 class Classifier:
@@ -63,38 +66,42 @@ class Classifier:
     def classes(self) -> tuple[str, ...]:
         return self.card.classes
 
-    def predict(self, pictures: Iterable[Picture], *, top: int = 5, batch: int = 64) -> list[Prediction]:
+    def predict(
+        self, pictures: Iterable[Picture], *, top: int = 5, batch: int = 64, tta: str = "none"
+    ) -> list[Prediction]:
         """What each picture shows: its ``top`` most probable classes, or all if there are fewer.
 
         pictures: paths, PIL images, or uint8 arrays [H, W], [H, W, 1] or [H, W, 3]
+        tta: test-time augmentation, "flip" or "crops": the mean of the logits over views, see ``data.views``
         raises DataError for the first picture that cannot be read; ``stream`` goes on instead
         """
-        rows = list(self.stream(pictures, top=top, batch=batch))
+        rows = list(self.stream(pictures, top=top, batch=batch, tta=tta))
         for row in rows:
             if isinstance(row, Unread):
                 raise _unread(row)
         return cast(list[Prediction], rows)
 
-    def stream(self, pictures: Iterable[Picture], *, top: int = 5, batch: int = 64) -> Iterator[Row]:
+    def stream(self, pictures: Iterable[Picture], *, top: int = 5, batch: int = 64, tta: str = "none") -> Iterator[Row]:
         """As ``predict``, but one by one as they come, and a picture that cannot be read gives a row that says why."""
         if top < 1:
             raise UsageError("predict", got=f"top={top}", need="at least 1", hint="--top 5")
-        return self._rows(self._prepared(pictures, batch), min(top, len(self.classes)))
+        chosen = named(tta)
+        return self._rows(self._prepared(pictures, batch, chosen), min(top, len(self.classes)), chosen)
 
-    def logits(self, pictures: Iterable[Picture], *, batch: int = 64) -> Tensor:
+    def logits(self, pictures: Iterable[Picture], *, batch: int = 64, tta: str = "none") -> Tensor:
         """[N, K] float32 on the CPU, what the model says before softmax. Raises DataError as ``predict`` does."""
-        rows = [torch.empty(0, len(self.classes))]
-        for chunk in self._prepared(pictures, batch):
+        rows, chosen = [torch.empty(0, len(self.classes))], named(tta)
+        for chunk in self._prepared(pictures, batch, chosen):
             for one in chunk:
                 if isinstance(one, Unread):
                     raise _unread(one)
-            rows.append(self._forward([one for one in chunk if isinstance(one, _Ready)]))
+            rows.append(self._forward([one for one in chunk if isinstance(one, _Ready)], chosen))
         return torch.cat(rows)
 
-    def _rows(self, chunks: Iterable[list[_Ready | Unread]], top: int) -> Iterator[Row]:
+    def _rows(self, chunks: Iterable[list[_Ready | Unread]], top: int, tta: Tta) -> Iterator[Row]:
         for chunk in chunks:
             ready = [one for one in chunk if isinstance(one, _Ready)]
-            best = self._forward(ready).softmax(1).topk(top, 1)
+            best = self._forward(ready, tta).softmax(1).topk(top, 1)
             answers = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             for one in chunk:
                 yield one if isinstance(one, Unread) else self._prediction(one.path, *next(answers))
@@ -103,7 +110,7 @@ class Classifier:
         pairs = tuple((self.classes[label], share) for label, share in zip(labels, probabilities, strict=True))
         return Prediction(path, *pairs[0], pairs)
 
-    def _prepared(self, pictures: Iterable[Picture], batch: int) -> Iterator[list[_Ready | Unread]]:
+    def _prepared(self, pictures: Iterable[Picture], batch: int, tta: Tta) -> Iterator[list[_Ready | Unread]]:
         """Pictures in batches, in order."""
         if batch < 1:
             raise UsageError("predict", got=f"batch={batch}", need="at least 1", hint="--batch 64")
@@ -113,38 +120,50 @@ class Classifier:
             # a path would be taken for its letters, a picture for its rows
             got = f"one {type(pictures).__name__}"
             raise UsageError("predict", got=got, need="a list of pictures", hint='model.predict(["cat.jpg"])')
-        return self._batches(iter(pictures), batch)
+        return self._batches(iter(pictures), batch, ways(tta, self.card.size))
 
-    def _batches(self, pictures: Iterator[Picture], batch: int) -> Iterator[list[_Ready | Unread]]:
+    def _batches(
+        self, pictures: Iterator[Picture], batch: int, moves: Sequence[tuple[int, int]]
+    ) -> Iterator[list[_Ready | Unread]]:
         """Threads prepare the next batch while this one is computed."""
         ahead = deque[list[Future[_Ready | Unread]]]()
         with ThreadPoolExecutor(num_cpus()) as pool:
             while chunk := list(islice(pictures, batch)):
-                ahead.append([pool.submit(self._ready, picture) for picture in chunk])
+                ahead.append([pool.submit(self._ready, picture, moves) for picture in chunk])
                 if len(ahead) > 1:
                     yield [future.result() for future in ahead.popleft()]
             for futures in ahead:
                 yield [future.result() for future in futures]
 
-    def _ready(self, picture: Picture) -> _Ready | Unread:
+    def _ready(self, picture: Picture, moves: Sequence[tuple[int, int]]) -> _Ready | Unread:
         path = _path(picture)
         try:
-            return _Ready(path, prepare(picture, self.card))
+            pixels, *moved = prepare_moved(picture, self.card, moves)
+            return _Ready(path, pixels, moved)
         except Unreadable as error:
             return Unread(path, str(error))
 
     @torch.inference_mode()
-    def _forward(self, ready: list[_Ready]) -> Tensor:
+    def _forward(self, ready: list[_Ready], tta: Tta) -> Tensor:
         """[N, K] float32 on the CPU. Pictures of one shape go through together."""
         logits = torch.empty(len(ready), len(self.classes))
         for shape in {one.pixels.shape for one in ready}:
             places = [place for place, one in enumerate(ready) if one.pixels.shape == shape]
-            images = torch.from_numpy(np.stack([ready[place].pixels for place in places])).to(self._device)
-            images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-                found = self._model(normalise(images, self.card.mean, self.card.std))
-            logits[places] = found.float().cpu()
+            images = self._on_device([ready[place].pixels for place in places])
+            moved = [self._on_device(each) for each in zip(*(ready[place].moved for place in places), strict=True)]
+            own, others = views(images, moved, tta)
+            start = own * self._logits(images)
+            logits[places] = sum((weight * self._logits(other) for weight, other in others), start=start).cpu()
         return logits
+
+    def _on_device(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """[N, C, H, W] uint8"""
+        images = torch.from_numpy(np.stack(pictures)).to(self._device)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+            return self._model(normalise(images, self.card.mean, self.card.std)).float()
 
 
 def _path(picture: Picture) -> str:

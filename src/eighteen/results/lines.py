@@ -26,14 +26,20 @@ _TEMPLATES = {
         "memory {memory_bytes:memory}  ETA {eta_s:clock}"
     ),
     "eval": (
-        "eval {split}  epoch {epoch:.4g}  loss {loss:.4f}  top-1 {top1:percent}  top-5 {top5:percent}  "
-        "{num_samples} pictures in {seconds:.1f} s"
+        "eval {split}  epoch {epoch:.4g}  size {size}  loss {loss:.4f}  top-1 {top1:percent}  top-5 {top5:percent}  "
+        "without TTA  {num_samples} pictures in {seconds:.1f} s"
     ),
     "checkpoint": "checkpoint {path}  {bytes:memory} in {seconds:.1f} s",
+    "calibrated": "calibrated in {seconds:.1f} s",
+    "budget": (
+        "budget {seconds:clock}  spent {spent_s:clock}  {num_steps} steps, {epochs:.4g} epochs, an evaluation every "
+        "{every}  steps take {speed_ratio:.2f} of what was measured"
+    ),
+    "reached": "reached top-1 {top1:percent} in {seconds:clock}",
     "skip": "skip step {step}  its loss was not finite, no weight was changed  {streak} in a row",
     "warning": "warning: {text}",
     "notice": "notice of {cloud}: {what}  {when}",
-    "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  in {seconds:clock}",
+    "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  without TTA  in {seconds:clock}",
 }
 
 
@@ -53,16 +59,34 @@ def line(event: Event, *, num_steps: int | None = None) -> str:
 
 def _notes(event: Event) -> Iterator[str]:
     """What is worth a word only when it is so."""
+    if event.get("rect"):
+        yield "rectangles"
+    if text := with_tta(event):
+        yield text
     if event.get("kept"):
         yield f"pixels kept in {event['kept']} memory ({memory(event.get('kept_bytes', 0))})"
     if event.get("best") is True:
         yield "best so far"
+    if event.get("cached") is True:
+        yield "by an earlier run"
+    if event.get("cost_usd"):
+        yield f"${event['cost_usd']:.2f}"
+    if event.get("reached"):
+        yield f"reached {', '.join(_milestones(event['reached']))}"
     if event.get("goes"):
         yield "saving and stopping"
     if event.get("skipped"):
         yield f"{event['skipped']} skipped"
     if event.get("exit_code"):
         yield f"exit code {event['exit_code']}"
+
+
+def _milestones(reached: list[dict[str, float]]) -> Iterator[str]:
+    """Top-1 by time; of those that one evaluation reached, the highest."""
+    highest = {one["seconds"]: one for one in sorted(reached, key=lambda one: one["top1"])}
+    for seconds, one in sorted(highest.items()):
+        cost = f" for ${one['cost_usd']:.2f}" if "cost_usd" in one else ""
+        yield f"{100 * one['top1']:.0f} % in {clock(seconds)}{cost}"
 
 
 def fill(template: str, facts: Mapping[str, Any]) -> str:
@@ -72,6 +96,12 @@ def fill(template: str, facts: Mapping[str, Any]) -> str:
     (of seconds). Numbers without a format have commas between thousands; text is made visible.
     """
     return template.format_map(_Facts(facts))
+
+
+def with_tta(facts: Mapping[str, Any]) -> str:
+    """The scores with test-time augmentation, and which; empty if there are none."""
+    text = "with TTA ({tta}) top-1 {top1_tta:percent}  top-5 {top5_tta:percent}"
+    return fill(text, facts) if facts.get("top1_tta") is not None else ""
 
 
 def percent(share: float | None, *, digits: int = 2) -> str:

@@ -8,6 +8,7 @@ that would hold it.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eighteen.data import pictures
-from eighteen.data.crops import eval_boxes, rectangle
+from eighteen.data.crops import eval_boxes, moved, rectangle
 from eighteen.data.decoding import decode
 from eighteen.data.index import MAX_BYTES
 from eighteen.data.pictures import Encoded, Refused, Target, Unreadable
@@ -32,10 +33,15 @@ def prepare(picture: Picture, card: Card) -> NDArray[np.uint8]:
 
     raises Unreadable, which says why, if it is no whole picture
     """
+    return prepare_moved(picture, card, ())[0]
+
+
+def prepare_moved(picture: Picture, card: Card, ways: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
+    """The same, and behind it as many other crops, see ``data.crops.moved``."""
     packed = pictures.prepare(_content(picture), Target(raw_channels=card.channels if card.kind == "raw" else None))
     if isinstance(packed, Refused):
         raise Unreadable(packed.reason)
-    return _decode(packed.full, card)
+    return _decode(packed.full, card, ways)
 
 
 def _content(picture: Picture) -> bytes:
@@ -74,12 +80,13 @@ def _png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _decode(packed: Encoded, card: Card) -> NDArray[np.uint8]:
+def _decode(packed: Encoded, card: Card, ways: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
     width, height = rectangle(card.size, packed.width / packed.height) if card.rect else (card.size, card.size)
     widths, heights = np.array([packed.width]), np.array([packed.height])
-    box = eval_boxes(widths, heights, crop=card.crop, ratio=width / height)[0].tolist()
+    central = eval_boxes(widths, heights, crop=card.crop, ratio=width / height)
+    boxes = [central, *(moved(central, widths, heights, way) for way in ways)]
     source = packed.content
     if card.kind == "raw":
         source = np.frombuffer(source, np.uint8).reshape(packed.height, packed.width, card.channels)
-    size = packed.width, packed.height
-    return decode(source, box, size, (height, width, card.channels)).transpose(2, 0, 1)
+    size, shape = (packed.width, packed.height), (height, width, card.channels)
+    return [decode(source, box[0].tolist(), size, shape).transpose(2, 0, 1) for box in boxes]

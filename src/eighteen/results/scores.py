@@ -39,6 +39,22 @@ class Evaluation(Protocol):
     def split(self) -> str: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def size(self) -> int:
+        """Of the pictures, in pixels: their shorter side if ``rect``."""
+        ...
+
+    @property
+    def rect(self) -> bool: ...
+    @property
+    def tta(self) -> str:
+        """What ``top1_tta`` and ``top5_tta`` were taken with; they are None if it is "none"."""
+        ...
+
+    @property
+    def top1_tta(self) -> float | None: ...
+    @property
+    def top5_tta(self) -> float | None: ...
 
 
 class ClassScore(NamedTuple):
@@ -86,6 +102,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "num_classes": len(evaluation.classes),
         "top1": evaluation.top1,
         "top5": evaluation.top5,
+        **{name: getattr(evaluation, name) for name in ("size", "rect", "tta", "top1_tta", "top5_tta")},
         "loss": evaluation.loss if math.isfinite(evaluation.loss) else None,
         "ece": expected_calibration_error(evaluation.calibration),
         "macro_precision": _mean(score.precision for score in scores),

@@ -2,7 +2,8 @@
 
 In: an ``Evaluation``. Out, by ``write``, in a folder such as ``run/eval/NAME/``::
 
-    summary.json      split, num_samples, num_classes, top1, top5, loss, ece, macro precision, recall and f1, seconds
+    summary.json      split, num_samples, num_classes, size, rect, top1, top5, tta, top1_tta, top5_tta, loss, ece,
+                      macro precision, recall and f1, seconds
     classes.csv       class, samples, precision, recall, f1, most_confused_with, times_confused
     confusion.csv     rows: the true class, columns: the predicted one
     confusion.png     the same as a heat map
@@ -55,13 +56,23 @@ def _headline(evaluation: Evaluation) -> Text:
     figures = {
         "top-1": percent(evaluation.top1),
         "top-5": percent(evaluation.top5),
+    }
+    others = {
         "loss": f"{evaluation.loss:.4f}",
         "ECE": percent(expected_calibration_error(evaluation.calibration)),
     }
-    text = Text(f"{visible(evaluation.split)}, {evaluation.num_samples:,} pictures")
+    kind = f"{evaluation.size} px, rectangles" if evaluation.rect else f"{evaluation.size} px"
+    text = Text(f"{visible(evaluation.split)}, {evaluation.num_samples:,} pictures of {kind}\nwithout TTA")
+    _append(text, figures | others)
+    if evaluation.tta != "none":
+        text.append(f"\nwith TTA ({evaluation.tta})")
+        _append(text, {"top-1": percent(evaluation.top1_tta), "top-5": percent(evaluation.top5_tta)})
+    return text
+
+
+def _append(text: Text, figures: dict[str, str]) -> None:
     for name, value in figures.items():
         text.append(f"   {name} ", "dim").append(value, "bold")
-    return text
 
 
 def _table(scores: list[ClassScore]) -> Table:

@@ -6,6 +6,7 @@ event's. Tags:
     train/loss  train/top1  train/top5  train/lr  train/images_per_s
     train/size  train/batch  train/epoch  train/skipped
     SPLIT/loss  SPLIT/top1  SPLIT/top5      (val/top1 ...; shares in [0, 1])
+    SPLIT/top1_tta  SPLIT/top5_tta      (with test-time augmentation, where the recipe asks for it: at the end)
     time/STAGE      (shares of the time since the last step event: data, communication, compute ...)
     machine/memory_bytes
 """
@@ -25,7 +26,7 @@ from eighteen.base.errors import UsageError
 from eighteen.base.events import Event, read
 
 _TRAIN = ("loss", "top1", "top5", "lr", "images_per_s", "size", "batch", "epoch", "skipped")
-_EVAL = ("loss", "top1", "top5")
+_EVAL = ("loss", "top1", "top5", "top1_tta", "top5_tta")
 
 
 class TensorBoard:

@@ -61,7 +61,7 @@ class Display:
 
     def _is_due(self, event: Event) -> bool:
         if event["event"] != "step":
-            return event["event"] != "epoch"  # the eval before it says the same
+            return event["event"] not in ("epoch", "reached")  # the eval before it says the same, and the end sums up
         if event["time_s"] < self._due_s:
             return False
         self._due_s = event["time_s"] + self._interval_s

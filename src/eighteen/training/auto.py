@@ -11,6 +11,7 @@ from eighteen.base.recipe import Recipe
 from eighteen.data.dataset import Dataset
 
 MIN_STEPS = 600  # fewer leave even a small net half-trained
+LEAST_STEPS, LEAST_BATCH = 8, 16  # of an epoch; and what batch norm needs
 LARGE = 50_000  # samples from which a ResNet-50 on a GPU pays
 TINY_SIDE = 64  # pixels; such pictures are stored raw and trained at their own size
 
@@ -50,6 +51,12 @@ def choose(facts: Facts) -> Choice:
     if facts.has_gpu and facts.num_samples >= LARGE:
         return Choice("fast", f"{data}, {machine}")
     return Choice("small", f"{data}, {machine}")
+
+
+def small_batch(recipe: Recipe, num_samples: int) -> int | None:
+    """A smaller batch, where the recipe's own would have a dataset in less than 8 steps; None where it fits."""
+    most = max(LEAST_BATCH, 2 ** (max(1, num_samples // LEAST_STEPS).bit_length() - 1))
+    return most if recipe.phases[0].batch > most else None
 
 
 def enough_epochs(recipe: Recipe, num_samples: int) -> float | None:

@@ -105,7 +105,7 @@ def pays(this: Job, shape: Shape) -> bool:
 def shapes_left(this: Job, state: State) -> list[Shape]:
     """Of the steps still to come, in their order, each once."""
     steps: dict[tuple[int, int], int] = {}
-    for row, count in this.plan.steps_from(state.step):
+    for row, count in state.plan.steps_from(state.step):
         key = (row.sizes[0], row.batch)
         steps[key] = steps.get(key, 0) + count
     return [

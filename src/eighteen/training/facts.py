@@ -50,12 +50,27 @@ def check_complete(path: Path, state: dict[str, Any]) -> None:
 
 
 def _problem(state: dict[str, Any]) -> str | None:
-    wrong = (key for key, is_right in _CHECKS.items() if key in state and not is_right(state[key]))
+    checks = {**_CHECKS, **_OPTIONAL}
+    wrong = (key for key, is_right in checks.items() if key in state and not is_right(state[key]))
     return next((f"a {key} that no run writes" for key in wrong), None)
 
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_COUNT
+
+
+def _is_seconds(value: Any) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _are_revisions(rows: Any) -> bool:
+    steps = [row["step"] for row in rows]
+    return (
+        all({*row} == {"step", "factor", "every"} for row in rows)
+        and all(_is_count(row["step"]) and _is_count(row["every"]) and row["every"] > 0 for row in rows)
+        and all(_is_seconds(row["factor"]) and row["factor"] <= MAX_COUNT for row in rows)
+        and steps == sorted(steps)
+    )
 
 
 def _is_card(tree: Any) -> bool:
@@ -73,10 +88,16 @@ def _is_card(tree: Any) -> bool:
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "step": _is_count,
     "evals_without_gain": _is_count,
-    "seconds": lambda seconds: math.isfinite(seconds) and seconds >= 0,
+    "seconds": _is_seconds,
     "best_checkpoint": lambda name: name is None or re.fullmatch(r"step-[0-9]+", name),
     "best_top1": lambda share: share is None or 0 <= share <= 1,
     "card": _is_card,
+}
+
+_OPTIONAL: dict[str, Callable[[Any], object]] = {  # of later versions
+    "clock_s": _is_seconds,
+    "revisions": _are_revisions,
+    "is_reached": lambda value: type(value) is bool,
 }
 
 

@@ -101,11 +101,13 @@ class Heartbeat:
         self._fields[5] += 1.0
         self._fields[1] = time.monotonic()
 
-    def over(self, items: Iterable[T], kind: str) -> Iterator[T]:
-        """The items; waiting for one is waiting for data, and what is done with it is ``kind``."""
+    def over(self, items: Iterable[T], kind: str, *, phase: int = 0) -> Iterator[T]:
+        """The items; waiting for one is waiting for data, and what is done with it is ``kind``, of its own usual length
+        in each phase.
+        """
         self.doing("data")
         for item in items:
-            self.doing(kind)
+            self.doing(kind, phase=phase)
             yield item
             self.doing("data")
 

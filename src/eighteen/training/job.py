@@ -11,7 +11,6 @@ from eighteen.base.hardware import num_cpus
 from eighteen.base.order import Order
 from eighteen.base.recipe import Recipe
 from eighteen.base.rundir import RunDir
-from eighteen.base.schedule import Schedule, schedule
 from eighteen.base.world import World
 from eighteen.data.dataset import Dataset
 from eighteen.training.dist import device_of
@@ -31,7 +30,6 @@ class Job:
     world: World
     device: torch.device
     dtype: torch.dtype | None
-    plan: Schedule
     order: Order
     class_weights: torch.Tensor | None
 
@@ -82,7 +80,6 @@ def job(recipe: Recipe, data: Dataset, run: RunDir, world: World) -> Job:
         world=world,
         device=device,
         dtype=autocast_dtype(recipe.train.precision, device),
-        plan=schedule(recipe, train.num_samples),
         order=Order(recipe.train.seed, train.num_samples, train.labels if balance == "sampling" else None),
         class_weights=weights,
     )

@@ -65,8 +65,8 @@ class Muon(torch.optim.Optimizer):
                 same[weight.shape].append(weight)
         for weights in same.values():
             momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
-            gradient = _stacked([weight.grad for weight in weights])
-            before, old = _stacked(momenta), _stacked(weights)
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            gradient, before, old = map(_stacked, (gradients, momenta, weights))
             momentum = torch.add(gradient, before, alpha=group["momentum"])
             ahead = torch.add(gradient, momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
             new = turned(old.flatten(2), orthogonal(ahead.flatten(2), self._dtype), group["lr"]).view_as(old)
@@ -94,7 +94,7 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def turned(weights: Tensor, directions: Tensor, lr: float) -> Tensor:
-    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, and at those norms."""
+    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, their norms kept."""
     norm = _norm(weights)
     has_norm = norm > 0
     length = torch.where(has_norm, norm / math.sqrt(min(weights.shape[1:])), 1.0)
@@ -107,9 +107,7 @@ def matrices(model: nn.Module, head: nn.Module) -> set[Tensor]:
     and not directions, and convolutions in groups, which are many small matrices.
     """
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    found: set[Tensor] = {
-        one.weight for one in model.modules() if isinstance(one, kinds) and getattr(one, "groups", 1) == 1
-    }
+    found = {one.weight for one in model.modules() if isinstance(one, kinds) and getattr(one, "groups", 1) == 1}
     return found - set(head.parameters())
 
 

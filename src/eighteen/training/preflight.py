@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from eighteen.base.errors import RecipeError
+from eighteen.base.errors import RecipeError, UsageError
 from eighteen.base.files import require_room
 from eighteen.base.hardware import available_bytes
 from eighteen.base.recipe import Optim, Recipe
 from eighteen.base.rundir import RunDir
 from eighteen.data.dataset import Dataset
+from eighteen.data.loader import require_renditions
 from eighteen.training import checkpoint, models
 from eighteen.training.job import check_world
 from eighteen.training.optim import parameter_groups
@@ -30,6 +31,12 @@ def preflight(
     disk: where the run will lie; MachineError if its checkpoints do not fit there
     """
     check_world(recipe, num_ranks)
+    if recipe.budget.until and "val" not in data.splits:
+        got, need = f"a dataset with {' and '.join(data.splits)}", "a split val, which is evaluated"
+        raise UsageError("--until", got=got, need=need, hint=f"eighteen pack SOURCE {data.path} --val 0.1 --force")
+    named = {f"phases.{number}.rendition": one.rendition for number, one in enumerate(recipe.phases) if one.rendition}
+    for split in data.splits.values():
+        require_renditions(split, {**named, "data.rendition": recipe.data.rendition})
     channels = data.channels if recipe.data.gray else 3
     for number, phase in enumerate(recipe.phases):
         # batches that are under way in the loader, at the least

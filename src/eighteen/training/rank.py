@@ -12,6 +12,7 @@ from pathlib import Path
 
 from eighteen.base import recipe as recipes
 from eighteen.base import rundir, world
+from eighteen.base.clock import command_began
 from eighteen.base.errors import EighteenError, Unwritable
 from eighteen.base.files import unwritable_is_said
 from eighteen.base.world import FILE_STORE, leave
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
     pulse = Heartbeat(beat_file(meeting, here.rank), hang_s=recipe.train.hang_s)
     try:
         with unwritable_is_said(run.path, hint=f"df -h {run.path}; then the same command again", kind=Unwritable):
-            train(recipe, data, run, here, pulse=pulse)
+            train(recipe, data, run, here, pulse=pulse, began=command_began())
     except EighteenError as error:
         told = json.dumps([type(error).__name__, [error.tried, error.got, error.need, error.hint]])
         error_file(meeting, here.rank).write_text(told, "utf-8")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from eighteen.base import errors
+from eighteen.base.clock import BEGAN
 from eighteen.base.errors import EighteenError, PeerLost
 from eighteen.base.rundir import RunDir, stamp
 from eighteen.base.world import FILE_STORE
@@ -76,10 +77,12 @@ class Ranks:
     """The processes of one attempt, for as long as the block lasts; leaving it ends those that are left.
 
     places: which of this machine's devices each rank takes
+    began: when the command did, on CLOCK_MONOTONIC
     """
 
-    def __init__(self, run: RunDir, dataset: Path, *, places: Sequence[int], on_cpu: bool) -> None:
+    def __init__(self, run: RunDir, dataset: Path, *, places: Sequence[int], on_cpu: bool, began: float) -> None:
         self._run, self._dataset, self._places, self._on_cpu = run, dataset, places, on_cpu
+        self._began = began
         self._stacks: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -133,6 +136,7 @@ class Ranks:
             "LOCAL_WORLD_SIZE": str(len(self._places)),
             FILE_STORE: str(self._meeting / "store"),
             SUPERVISOR: str(os.getpid()),
+            BEGAN: repr(self._began),
             "CUDA_VISIBLE_DEVICES": "" if self._on_cpu else _devices(self._places),
         }
         # A session of its own: Ctrl-C in the terminal reaches only us, and we decide what the ranks are told.

@@ -38,7 +38,7 @@ def recalibrate(this: Job, state: State) -> None:
 @torch.no_grad()
 def _taken(this: Job, state: State) -> Tensor:
     """Every batch has a row of its own, which one rank fills: sums do not depend on how the ranks shared them."""
-    row = this.plan.at(max(0, state.step - 1)).row
+    row = state.plan.at(max(0, state.step - 1)).row
     settings = this.recipe.eval_in(row).model_copy(update={"rect": False})
     split = this.data.splits["train"]
     count = min(this.recipe.optim.recalibrate, split.num_samples)

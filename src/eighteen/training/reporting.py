@@ -15,9 +15,11 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from eighteen.base.errors import PeerLost, Stopped, exit_code_of
-from eighteen.base.events import STOP, OnEvent, last
+from eighteen.base.budget import is_reached, newly_reached
+from eighteen.base.errors import BudgetSpent, PeerLost, Stopped, exit_code_of
+from eighteen.base.events import STOP, Event, OnEvent, last, read, standing
 from eighteen.base.files import unwritable
+from eighteen.base.recipe import Tta
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
@@ -46,13 +48,17 @@ class Outcome(NamedTuple):
     skipped: float
     stop: float
     save: float
+    revise: float
 
 
 class Scores(NamedTuple):
-    """Of the last evaluation: shares in [0, 1], None where there was none."""
+    """Of the last evaluation: shares in [0, 1], None where there was none; with TTA too, unless that is "none"."""
 
     top1: float | None = None
     top5: float | None = None
+    tta: Tta = "none"
+    top1_tta: float | None = None
+    top5_tta: float | None = None
 
 
 class Reporter:
@@ -61,7 +67,7 @@ class Reporter:
     is_supervised: whoever started this rank tells of a lost peer, and may go on
     diverged_at: the step that made MAX_STREAK in a row that changed no weight
     is_best: whether this step's evaluation is the best so far
-    stop_agreed, save_agreed: what some rank asked for and all now know
+    stop_agreed, save_agreed, revision_agreed: what some rank asked for and all now know
     """
 
     def __init__(
@@ -76,7 +82,6 @@ class Reporter:
         self._interval = _Interval()
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
-        self._cost_left = this.plan.pixels_from(state.step)
         self._phase: int | None = None
         self._last = Scores()
         hears, is_first = this.world.local_rank == 0, this.world.is_first
@@ -85,7 +90,7 @@ class Reporter:
         self.is_best = self._stop_asked = False
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
-        self.stop_agreed = self.save_agreed = False
+        self.stop_agreed = self.save_agreed = self.revision_agreed = False
         num_samples = {name: split.num_samples for name, split in this.data.splits.items()}
         self.tolerance = loader.on_bad = Tolerance(this.run.bad, num_samples, this.recipe.data, self._tell_bad)
 
@@ -103,8 +108,8 @@ class Reporter:
             dataset=str(this.data.path),
             classes=this.num_classes,
             num_samples=this.data.splits["train"].num_samples,
-            num_steps=this.plan.num_steps,
-            epochs=this.recipe.epochs,
+            num_steps=self._state.plan.num_steps,
+            epochs=self._state.plan.end / self._state.plan.num_samples,
             world=this.world.size,
             device=torch.cuda.get_device_name(this.device) if this.device.type == "cuda" else "cpu",
             precision="bf16" if this.dtype else "fp32",
@@ -120,10 +125,11 @@ class Reporter:
         if step == 0 and last(run.events, "start") is None:
             return
         name = checkpoint.name(step) if step else None
-        epoch = self._this.plan.samples_before(step) / self._this.plan.num_samples
+        plan = self._state.plan
+        epoch = plan.samples_before(step) / plan.num_samples
         evaluated = last(run.events, "eval")
         if evaluated and evaluated["step"] < step:
-            self._last = Scores(evaluated["top1"], evaluated["top5"])
+            self._last = Scores(**{name: evaluated[name] for name in Scores._fields if name in evaluated})
         self._event("resume", step=step, epoch=epoch, checkpoint=name)
         if name and (newest := checkpoint.place(checkpoint.committed(run)[-1]).name) != name:
             self._event("warning", text=f"{newest} is damaged: going on from {name}")
@@ -139,7 +145,7 @@ class Reporter:
 
     def is_logged(self, step: Step) -> bool:
         """Whether this step's training accuracy is counted and told."""
-        is_last = step.number == self._this.plan.num_steps - 1
+        is_last = step.number == self._state.plan.num_steps - 1
         return is_last or step.number % self._this.recipe.train.log_every == 0
 
     def asks(self, step: Step, stop: bool, save: bool) -> tuple[bool, bool]:
@@ -148,7 +154,7 @@ class Reporter:
         stop, save: what it was asked for by signals
         """
         if self._requests:
-            asked = self._requests.take(ends_epoch=self._this.plan.ends_epoch(step) is not None)
+            asked = self._requests.take(ends_epoch=self._state.plan.ends_epoch(step) is not None)
             stop, save = stop or asked[0], save or asked[1]
         minutes = (time.monotonic() - self._saved_at) / 60
         is_time = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
@@ -175,19 +181,33 @@ class Reporter:
             self._interval.paused_s += found.seconds  # of the interval it fell into, which the next line may end
         self._flush()
         if found:
+            newly, taken = newly_reached(self._state.best_top1, found.top1), self._taken()
             self._keep_best(found)
-            scores = {name: getattr(found, name) for name in ("split", "top1", "top5", "num_samples", "seconds")}
+            told = ("split", "size", "rect", "num_samples", "seconds", *Scores._fields)
+            scores = {name: getattr(found, name) for name in told}
             scores["loss"] = found.loss if math.isfinite(found.loss) else None
             self._event("eval", **facts, **scores, best=self.is_best)
+            for top1 in newly:
+                self._event("reached", step=step.number, top1=top1, **taken)
         percent = {name: 100 * getattr(found, name) if found else None for name in ("top1", "top5")}
         self._event("epoch", **facts, hours=self._state.seconds / 3600, **percent)
 
     def _keep_best(self, found: Evaluation) -> None:
-        """The best top-1 so far, and how many evaluations came after it."""
-        self._last, state = Scores(found.top1, found.top5), self._state
+        """The best top-1 so far, how many evaluations came after it, and whether it is enough; the first two begin anew
+        where pictures of another size or shape are evaluated, since such scores do not compare.
+        """
+        self._last, state = Scores(*(getattr(found, name) for name in Scores._fields)), self._state
+        state.is_reached = is_reached(self._this.recipe.budget.until, top1=found.top1, top5=found.top5)
+        if state.best_of != (shape := [found.size, found.rect]):
+            state.best_of, state.best_top1, state.evals_without_gain = shape, None, 0
         self.is_best = state.best_top1 is None or found.top1 > state.best_top1
         state.best_top1 = max(found.top1, state.best_top1 or 0.0)
         state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
+
+    def _taken(self) -> dict[str, float]:
+        """What the run has taken so far: seconds, and dollars where their price is known."""
+        seconds, price = self._state.clock.seconds, self._this.recipe.budget.price_usd_h
+        return {"seconds": seconds, **({"cost_usd": seconds / 3600 * price} if price else {})}
 
     def save(self) -> None:
         """Have a checkpoint written (the first rank does) while training goes on; it is told when it is there.
@@ -241,7 +261,7 @@ class Reporter:
         self._writer.wait()
         if self._unsaved:
             raise self._unsaved
-        self._end(reason, Stopped.exit_code if reason == "stopped" else 0)
+        self._end(reason, {"stopped": Stopped.exit_code, "BudgetSpent": BudgetSpent.exit_code}.get(reason, 0))
         return self._last
 
     def _event(self, kind: str, **facts: Any) -> None:
@@ -259,8 +279,8 @@ class Reporter:
     def _read(self, step: Step, outcome: Outcome) -> None:
         self.stop_agreed = self.stop_agreed or outcome.stop > 0
         self.save_agreed = self.save_agreed or outcome.save > 0
-        cost = _cost(step)
-        self._cost_done, self._cost_left = self._cost_done + cost, self._cost_left - cost
+        self.revision_agreed = self.revision_agreed or outcome.revise > 0
+        self._cost_done += _cost(step)
         self._interval.add(step.batch, None if outcome.skipped else outcome.loss)
         self._streak = self._streak + 1 if outcome.skipped else 0
         if outcome.skipped:
@@ -283,11 +303,11 @@ class Reporter:
         }
         facts: dict[str, Any] = {
             "step": step.number,
-            "num_steps": self._this.plan.num_steps,
-            "epoch": samples / self._this.plan.num_samples,
+            "num_steps": self._state.plan.num_steps,
+            "epoch": samples / self._state.plan.num_samples,
             "loss": interval.mean_loss,
             "images_per_s": interval.samples / max(1e-9, seconds - interval.paused_s),
-            "eta_s": self._cost_left * self._state.seconds_here / max(1e-9, self._cost_done),
+            "eta_s": self._eta_s(step.number + 1),
         }
         self._event(
             "step",
@@ -308,10 +328,32 @@ class Reporter:
             self._heartbeat_at = time.monotonic()
             self._this.run.heartbeat(state="training", **facts)
 
+    def _eta_s(self, step: int) -> float:
+        """Until the end: of the time it may take, or by the pixels still to come."""
+        if seconds := self._this.recipe.budget.seconds:
+            return max(0.0, seconds - self._state.clock.seconds)
+        left = self._state.plan.pixels_from(step) if step < self._state.plan.num_steps else 0
+        return left * self._state.seconds_here / max(1e-9, self._cost_done)
+
+    def calibrated(self, facts: dict[str, Any]) -> None:
+        """Tell of what was measured before the first step."""
+        self._event("calibrated", **facts)
+
+    def revised(self, facts: dict[str, Any]) -> None:
+        """Tell of another plan."""
+        self.revision_agreed = False
+        self._event("budget", **facts)
+
     def _end(self, reason: str, exit_code: int) -> None:
         facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code}
         facts |= self._last._asdict()
         facts["best_top1"] = self._state.best_top1
+        taken = self._taken()
+        facts["clock_s"] = taken.pop("seconds")
+        facts |= taken
+        if self._this.world.is_first:
+            told = standing(read(self._this.run.events))
+            facts["reached"] = [_of_reached(one) for one in told if one["event"] == "reached"]
         self._event("end", reason=reason, **facts)
         if self._this.world.is_first:
             self._this.run.heartbeat(state=reason, **facts)
@@ -329,6 +371,10 @@ def memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _of_reached(event: Event) -> dict[str, float]:
+    return {name: event[name] for name in ("top1", "seconds", "cost_usd") if name in event}
+
+
 class _Reader:
     """Reads the outcome of a step one step late, so that the device is never waited for."""
 
@@ -337,7 +383,7 @@ class _Reader:
         self._pending: tuple[Step, Tensor, torch.cuda.Event | None] | None = None
 
     def push(self, step: Step, outcome: Tensor) -> tuple[Step, Outcome] | None:
-        """Hand in this step's [6] outcome; get back the one before it."""
+        """Hand in this step's [7] outcome; get back the one before it."""
         done = None
         if self._on_gpu:
             outcome = outcome.to("cpu", non_blocking=True)  # into pinned memory

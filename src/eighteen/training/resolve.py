@@ -25,12 +25,14 @@ def resolve(
     model: str | None = None,
     init: str | os.PathLike[str] | None = None,
     epochs: float | None = None,
+    batch: int | None = None,
+    is_timed: bool = False,
     **changes: Any,
 ) -> Recipe:
     """The recipe as it will be run on this dataset; ``say`` is told what was decided here.
 
     Weights to start from bring their model and the mean and std they were trained with, unless others are asked for.
-    changes: see ``base.recipe.load``
+    is_timed: the epochs will be as many as fit into the run's time      changes: see ``base.recipe.load``
     """
     facts = auto.facts(dataset, has_init=init is not None)
     is_auto = recipe == "auto"
@@ -42,10 +44,14 @@ def resolve(
         model=model or _model_of(init),
         init=None if init is None else os.fspath(init),
         epochs=epochs,
+        batch=batch,
         side=facts.side if facts.is_raw else None,
         **changes,
     )
-    if is_auto and epochs is None and (more := auto.enough_epochs(resolved, facts.num_samples)):
+    if is_auto and batch is None and (fewer := auto.small_batch(resolved, facts.num_samples)):
+        say(f"batches of {fewer} instead of {resolved.phases[0].batch}, because {facts.num_samples:,} pictures are few")
+        resolved = recipes.load(resolved, batch=fewer)
+    if is_auto and epochs is None and not is_timed and (more := auto.enough_epochs(resolved, facts.num_samples)):
         say(f"{more:g} epochs instead of {resolved.epochs:g}, because {facts.num_samples:,} pictures are few")
         resolved = recipes.stretched(resolved, more)
     largest = max(phase.batch for phase in resolved.phases)

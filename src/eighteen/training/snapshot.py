@@ -81,11 +81,15 @@ def take(this: Job, state: State, *, is_best: bool) -> Snapshot:
     facts = {
         "v": 1,
         "step": state.step,
-        "cursor": dataclasses.asdict(this.order.cursor(this.plan.samples_before(state.step))),
+        "cursor": dataclasses.asdict(this.order.cursor(state.plan.samples_before(state.step))),
         "seconds": state.seconds,
+        "best_of": state.best_of,
         "best_top1": state.best_top1,
         "best_checkpoint": state.best_checkpoint,
         "evals_without_gain": state.evals_without_gain,
+        "clock_s": state.clock.seconds,
+        "revisions": [dataclasses.asdict(one) for one in state.revisions],
+        "is_reached": state.is_reached,
         "card": state.card.to_json(),
     }
     copied = None

@@ -12,6 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from eighteen.base.budget import Revision, in_force
+from eighteen.base.clock import Clock
+from eighteen.base.schedule import Schedule, schedule
 from eighteen.base.world import World
 from eighteen.data.augment import normalise
 from eighteen.data.loader import eval_batches
@@ -27,8 +30,10 @@ from eighteen.training.weights import weights_of
 class State:
     """net is what the step calls (compiled, in DDP); model is the plain module with the weights.
 
-    step counts finished steps.
+    step counts finished steps. best_of: size and rect of the evaluations that best_top1 is the best of.
     recalibrated: the step after which batch norm's statistics were last taken anew, and all running statistics then
+    plan: the one in force, the recipe's with all revisions      every: epochs between evaluations
+    is_reached: whether an evaluation has come up to what the run is to end at
     """
 
     model: nn.Module
@@ -40,9 +45,15 @@ class State:
     frozen: list[nn.Module]
     communication: dist.Communication | None
     card: Card
+    plan: Schedule
+    every: int
+    revisions: list[Revision] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+    is_reached: bool = False
     step: int = 0
     seconds_before: float = 0.0
     recalibrated: tuple[int, Tensor] | None = None
+    best_of: list[int] | None = None
     best_top1: float | None = None
     best_checkpoint: str | None = None
     evals_without_gain: int = 0
@@ -67,6 +78,10 @@ class State:
     def seconds(self) -> float:
         """Seconds of the run so far, over all resumes."""
         return self.seconds_before + self.seconds_here
+
+    def revise(self, revision: Revision) -> None:
+        self.revisions = [*self.revisions, revision]
+        self.plan, self.every = self.plan.revised(revision.step, revision.factor), revision.every
 
     def train_mode(self) -> None:
         self.net.train()
@@ -109,6 +124,8 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
         frozen=frozen,
         communication=communication,
         card=card_of(this),
+        plan=schedule(recipe, this.data.splits["train"].num_samples),
+        every=recipe.eval.every,
     )
     state.train_mode()
     return state
@@ -135,6 +152,14 @@ def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:
         if len(each) == this.world.size:  # as many ranks as wrote it: each goes on with its own
             _put(_statistics(state), each[this.world.rank].to(this.device))
     kept = {name: saved.state[name] for name in ("step", "best_top1", "best_checkpoint", "evals_without_gain")}
+    if revisions := [Revision(**one) for one in saved.state.get("revisions", [])]:
+        kept |= {"revisions": revisions, "plan": in_force(state.plan, revisions), "every": revisions[-1].every}
+    spent_s = saved.state.get("clock_s", saved.state["seconds"])
+    if state.clock.seconds < spent_s:  # its folder has lost what it had taken
+        kept["clock"] = Clock(state.clock.began, spent_s)
+    kept["is_reached"] = saved.state.get("is_reached", False)
+    evaluation = this.recipe.final_eval
+    kept["best_of"] = saved.state.get("best_of", [evaluation.size, evaluation.rect])  # older versions had one only
     return dataclasses.replace(state, **kept, seconds_before=saved.state["seconds"], began=time.monotonic())
 
 
@@ -184,16 +209,16 @@ def averaged_weights(state: State) -> Iterator[None]:
 
 
 def card_of(this: Job) -> Card:
-    recipe, data = this.recipe, this.data
+    recipe, data, evaluation = this.recipe, this.data, this.recipe.final_eval
     mean, std = tuple(recipe.data.mean or data.mean), tuple(recipe.data.std or data.std)
     if len(mean) == 1 and this.channels == 3:
         mean, std = mean * 3, std * 3
     return Card(
         classes=data.classes,
         channels=this.channels,
-        size=recipe.eval.size,
-        crop=recipe.eval.crop,
-        rect=recipe.eval.rect,
+        size=evaluation.size,
+        crop=evaluation.crop,
+        rect=evaluation.rect,
         mean=mean,
         std=std,
         kind=data.splits["train"].renditions["full"].kind,

@@ -19,11 +19,13 @@ from eighteen.training.state import State
 _DROPOUT = 0xD0  # keys the random bits of dropout apart from those of samples
 
 
-def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool]) -> Tensor:
-    """Learn from this rank's slice of a batch; returns the ``reporting.Outcome`` of all ranks as a [6] float32 tensor.
+def train_step(
+    job: Job, state: State, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool, bool]
+) -> Tensor:
+    """Learn from this rank's slice of a batch; returns the ``reporting.Outcome`` of all ranks as a [7] float32 tensor.
 
     If the loss or a gradient of any rank is not finite no weight and no running statistic changes.
-    asks: (stop, save), told to all ranks
+    asks: (stop, save, revise), told to all ranks
     """
     recipe, world = job.recipe, job.world
     statistics = state.buffers.clone()
@@ -35,7 +37,7 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
         mean=state.card.mean,
         std=state.card.std,
     )
-    outcome = torch.zeros(6, device=job.device)
+    outcome = torch.zeros(7, device=job.device)
     for place, asked in enumerate(asks, start=4):
         if asked:  # hardly ever, and each write is a kernel
             outcome[place] = 1
@@ -87,7 +89,7 @@ def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None
     state.optimizer.zero_grad(set_to_none=state.drops_gradients)
     torch.where(bad > 0, statistics, state.buffers, out=state.buffers)
     if state.ema:
-        state.ema.update(state.step - job.plan.first_from(job.recipe.optim.ema_from))
+        state.ema.update(state.step - state.plan.first_from(job.recipe.optim.ema_from))
 
 
 def _loss(job: Job, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:

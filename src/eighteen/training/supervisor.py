@@ -7,6 +7,7 @@ that the ranks get no further than before.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,20 +43,23 @@ def start(
     on_cpu: bool,
     while_running: Callable[[], object],
     min_ranks: int | None = None,
+    began: float | None = None,
 ) -> None:
     """Train ``run`` on ``num_ranks`` processes of this machine until it is done.
 
     while_running is called about five times a second; if it returns true the ranks are asked to save and stop. Ctrl-C
     once asks the same, twice ends them at once (KeyboardInterrupt); SIGUSR1 asks them to save and go on.
+    began: when the command did, on CLOCK_MONOTONIC; now, if left out
     min_ranks: how few may go on without one that keeps dying; None: all are needed
     Raises the error that a rank ended with; PeerLost if ranks died or hung and the others got no further.
     """
+    began = time.monotonic() if began is None else began
     folder = rundir.open(run)
     trials = Trials(list(range(num_ranks)), min_ranks or num_ranks, recipes.load(str(folder.recipe)).train)
     trials.came_to(_saved_step(folder), _saved_step(folder))
     with signals() as (interrupted, wants_save):
         for number in range(2, 10**6):
-            with Ranks(folder, dataset, places=trials.places, on_cpu=on_cpu) as ranks:
+            with Ranks(folder, dataset, places=trials.places, on_cpu=on_cpu, began=began) as ranks:
                 attempt = ranks.watch(lambda: any([while_running(), interrupted()]), wants_save)
             if not any(end.code or end.is_hung for end in attempt.ends):
                 return

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from eighteen.base.errors import Diverged, Stalled, Stopped, UsageError
+from eighteen.base import clock as clocks
+from eighteen.base.errors import BudgetSpent, Diverged, Stalled, Stopped, UsageError
 from eighteen.base.events import OnEvent
 from eighteen.base.hardware import keep_freed_memory
 from eighteen.base.recipe import Recipe
@@ -30,8 +32,9 @@ from eighteen.training.compiling import compile_ahead
 from eighteen.training.evaluate import Evaluation, evaluate
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
+from eighteen.training.pace import Pace
 from eighteen.training.recalibration import recalibrate
-from eighteen.training.reporting import MAX_STREAK, Reporter
+from eighteen.training.reporting import MAX_STREAK, Reporter, Scores
 from eighteen.training.state import State
 from eighteen.training.step import train_step
 from eighteen.training.stopping import StopSignals
@@ -49,49 +52,70 @@ def train(
     *,
     model: nn.Module | None = None,
     pulse: Heartbeat | None = None,
+    began: float | None = None,
 ) -> Result:
     """Train ``recipe`` on ``data`` into ``run``; go on from its newest checkpoint if it has one.
 
     model: stands in for the recipe's
     pulse: what a supervisor reads; without one, several ranks watch themselves
-    Raises Stopped (exit code 75) after a signal, STOP, ``eighteen stop`` or a cloud's notice with everything saved,
-    Diverged (5) after three non-finite losses in a row.
+    began: when the time of its budget did, on CLOCK_MONOTONIC; now, if left out
+    Raises BudgetSpent (exit code 6) if it ends, with everything saved, before it comes up to ``budget.until``; Stopped
+    (75) after a signal, STOP, ``eighteen stop`` or a cloud's notice with everything saved; Diverged (5) after three
+    non-finite losses in a row.
     """
     this = job(recipe, data, run, world)
     pulse = pulse or Heartbeat(hang_s=recipe.train.hang_s, is_alone=world.size > 1)
     with pulse, dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
-        state = start_or_resume(this, model)
+        state = start_or_resume(this, model, time.monotonic() if began is None else began)
+        pace = Pace(this, state)
+        pulse.doing("calibrate")
+        pace.begin()
         ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
         with (
             train_loader(this, state) as loader,
             Reporter(this, state, loader, pulse, on_event) as report,
             watchdog(this, pulse),
         ):
+            if pace.planned:
+                report.calibrated(pace.calibrated)
+                report.revised(pace.planned)
             if not ending:
                 compile_ahead(this, state, pulse, tell=report.compiled, warn=report.warn)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
+                asks = (*asks, pace.asks())
                 outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
-                if epoch := this.plan.ends_epoch(now):
-                    is_due = evaluation_due(this, now, epoch)
-                    report.epoch_ended(now, epoch, validate(this, state, report.tolerance, pulse) if is_due else None)
+                pace.stepped(now)
+                if epoch := state.plan.ends_epoch(now):
+                    is_due = evaluation_due(this, state, now, epoch)
+                    found = validate(this, state, now, report.tolerance, pulse) if is_due else None
+                    report.epoch_ended(now, epoch, found)
+                    pace.evaluated(now, found)
                 ending = why_end(this, state, report)
-                if ending or checkpoint_due(this, now) or report.save_agreed or report.is_best:
+                if ending or checkpoint_due(this, state, now) or report.save_agreed or report.is_best:
                     report.save()
                 if ending:
                     break
+                if report.revision_agreed or (world.size == 1 and pace.is_due):
+                    report.revised(pace.revise(now.number + 1))
+                    loader.replan(state.plan)
             assert ending is not None  # the last step ends the run
+            if recipe.budget.until and ending in ("done", "patience"):
+                ending = BudgetSpent.__name__
             last = report.ended(ending)
     if ending == "stopped":
         raise stopped(run)
-    return Result(run.path, state.step, last.top1, last.top5, state.best_top1, state.seconds)
+    if ending == BudgetSpent.__name__:
+        raise spent(run, recipe, last)
+    return Result(run.path, state.step, best_top1=state.best_top1, seconds=state.seconds, **last._asdict())
 
 
-def start_or_resume(this: Job, model: nn.Module | None) -> State:
-    """Step 0, or where the run's newest checkpoint stands."""
+def start_or_resume(this: Job, model: nn.Module | None, began: float) -> State:
+    """Step 0, or where the run's newest checkpoint stands; its clock goes on from ``began``."""
     goes_on = bool(checkpoint.committed(this.run))
     state = states.start(this, model, with_init=not goes_on)
+    state.clock = clocks.resumed(this.run.clock, began=began)
     if not goes_on:
         return state
     saved = checkpoint.newest(this.run)
@@ -105,7 +129,7 @@ def train_loader(this: Job, state: State) -> TrainLoader:
     recipe, split = this.recipe, this.data.splits["train"]
     return TrainLoader(
         split,
-        this.plan,
+        state.plan,
         this.order,
         this.world,
         augment=recipe.augment,
@@ -133,14 +157,19 @@ def patiently(loader: TrainLoader, report: Reporter, pulse: Heartbeat) -> Iterat
             yield step, batch
 
 
-def evaluation_due(this: Job, now: Step, epoch: int) -> bool:
+def evaluation_due(this: Job, state: State, now: Step, epoch: int) -> bool:
     """Whether the epoch that ends with this step is one that is evaluated; the last one always is."""
-    is_last = now.number == this.plan.num_steps - 1
-    return "val" in this.data.splits and (is_last or epoch % this.recipe.eval.every == 0)
+    is_last = now.number == state.plan.num_steps - 1
+    return "val" in this.data.splits and (is_last or epoch % state.every == 0)
 
 
-def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
-    """Evaluate what prediction would use: moving averages if there are any, the mean of the ranks' statistics."""
+def validate(this: Job, state: State, now: Step, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
+    """Evaluate, as this step's phase says, what prediction would use: moving averages if there are any, the mean of the
+    ranks' statistics. Test-time augmentation, which takes several times as long, only after the last step.
+    """
+    settings = this.recipe.eval_in(now.row)
+    if now.number < state.plan.num_steps - 1:
+        settings = settings.model_copy(update={"tta": "none"})
     with states.averaged_statistics(this, state), states.averaged_weights(state):
         pulse.doing("recalibrate")
         recalibrate(this, state)
@@ -148,22 +177,22 @@ def validate(this: Job, state: State, on_bad: OnBad, pulse: Heartbeat) -> Evalua
             state.model,
             this.data.splits["val"],
             state.card,
-            this.recipe.eval,
+            settings,
             this.world,
             device=this.device,
             dtype=this.dtype,
             on_bad=on_bad,
-            watched=partial(pulse.over, kind="evaluate"),
+            watched=partial(pulse.over, kind="evaluate", phase=-1 if settings.tta != "none" else now.phase),
         )
     pulse.doing("tell")
     return found
 
 
-def checkpoint_due(this: Job, now: Step) -> bool:
+def checkpoint_due(this: Job, state: State, now: Step) -> bool:
     """Whether a phase ends here, or an epoch where the recipe says so."""
     following = now.number + 1
-    ends_phase = following == this.plan.num_steps or this.plan.at(following).phase != now.phase
-    return ends_phase or (this.recipe.train.checkpoint == "epoch" and this.plan.ends_epoch(now) is not None)
+    ends_phase = following == state.plan.num_steps or state.plan.at(following).phase != now.phase
+    return ends_phase or (this.recipe.train.checkpoint == "epoch" and state.plan.ends_epoch(now) is not None)
 
 
 def why_end(this: Job, state: State, report: Reporter) -> str | None:
@@ -178,7 +207,9 @@ def why_end(this: Job, state: State, report: Reporter) -> str | None:
 
 def finished(this: Job, state: State) -> str | None:
     """Why there is nothing left to train, or None if there is."""
-    if state.step >= this.plan.num_steps:
+    if state.is_reached:
+        return "until"
+    if state.step >= state.plan.num_steps:
         return "done"
     return "patience" if 0 < this.recipe.train.patience <= state.evals_without_gain else None
 
@@ -213,3 +244,10 @@ def torch_settings(this: Job) -> Iterator[None]:
 def stopped(run: RunDir) -> Stopped:
     need, hint = "--resume to go on", f"eighteen train --resume {run.path}"
     return Stopped("train to the end", got="a request to stop", need=need, hint=hint)
+
+
+def spent(run: RunDir, recipe: Recipe, last: Scores) -> BudgetSpent:
+    goals = " and ".join(f"{name} {share:.2%}" for name, share in recipe.budget.until.items())
+    got = " and ".join(f"{name} {getattr(last, name) or 0:.2%}" for name in recipe.budget.until)
+    hint = f"more time, or --init {run.path} to go on from its weights"
+    return BudgetSpent(f"train until {goals}", got=got, need="that, before the recipe or its time ends", hint=hint)

@@ -49,14 +49,13 @@ class WhitenedNet(nn.Module):
 
 class Whitening(nn.Conv2d):
     """Patches of 2 x 2 pixels along the principal directions of all patches, each scaled to variance 1, and negated
-    beside it. Only its bias learns.
+    beside it. Only a shift of each learns.
     """
 
     def __init__(self, in_chans: int) -> None:
-        super().__init__(in_chans, 2 * in_chans * PATCH**2, PATCH)
+        super().__init__(in_chans, 2 * in_chans * PATCH**2, PATCH, bias=False)
         self.weight.requires_grad_(False)
-        assert self.bias is not None
-        nn.init.zeros_(self.bias)
+        self.shift = nn.Parameter(torch.zeros(self.out_channels))
 
     @torch.no_grad()
     def fit_to(self, pictures: Tensor) -> None:
@@ -68,6 +67,10 @@ class Whitening(nn.Conv2d):
         variances, directions = torch.linalg.eigh(moments / len(patches))
         filters = (directions / (variances + EPS).sqrt()).T.reshape(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, input: Tensor) -> Tensor:
+        filtered = super().forward(input)  # a bias of the convolution would cost its whole backward pass on a CPU
+        return filtered + self.shift.to(filtered.dtype)[:, None, None]
 
 
 class Group(nn.Module):

@@ -1,0 +1,76 @@
+"""A measurement of training, for people on a terminal and for programs as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from eighteen.advice.feeding import Spread
+from eighteen.advice.turns import Row, Training
+from eighteen.base.files import write_json
+from eighteen.base.hardware import environment
+from eighteen.results.feeding import table
+from eighteen.results.lines import MISSING
+
+COLUMNS = (
+    "size",
+    "pictures",
+    "how",
+    "batch",
+    "images/s",
+    "range",
+    "/ bare",
+    "range",
+    "waited",
+    "matmul",
+    "memory",
+    "roof",
+)
+
+
+def show(found: Training) -> RenderableType:
+    top = found.ceilings
+    head = f"{found.model} of {found.recipe} on {found.device}, {found.num_threads} threads"
+    how = f"{found.num_rounds} rounds of {found.num_steps} steps a row, in turns"
+    ceilings = f"ceilings: {top.flops_per_s / 1e12:.3g} TFLOP/s in {top.dtype}, {top.bytes_per_s / 1e9:.3g} GB/s"
+    roofs = (
+        f"{size} px: {roof.flops / 1e9:.3g} GFLOP and {roof.num_bytes / 1e6:.3g} MB a picture, at most "
+        f"{roof.images_per_s:,.0f} images/s"
+        for size, roof in found.rooflines.items()
+    )
+    missing = (f"{name}: left out, {why}" for name, why in found.left_out.items())
+    lines = "\n".join((f"\n{ceilings}", *roofs, *missing))
+    return Group(Text(f"{head}\n{how}\n"), table(COLUMNS, map(cells, found.rows)), Text(lines))
+
+
+def cells(row: Row) -> list[str]:
+    variant = row.variant
+    return [
+        f"{variant.size}",
+        f"{variant.pictures}{' bare' if variant.bare else ''}",
+        "compiled" if variant.compiled else "eager",
+        f"{variant.batch}",
+        f"{row.images_per_s.median:,.0f}",
+        f"{row.images_per_s.low:,.0f}-{row.images_per_s.high:,.0f}",
+        *_ratio(row.over_bare),
+        f"{row.waited.median:.1%}",
+        *(f"{share:.0%}" for share in (row.of_matmul, row.of_memory, row.of_roofline)),
+    ]
+
+
+def figures(found: Training) -> dict[str, Any]:
+    """All of them as JSON has it."""
+    return asdict(found)
+
+
+def write(found: Training, path: Path) -> None:
+    """All figures, with the machine and the versions they belong to, as JSON."""
+    write_json(path, {"environment": environment(), **figures(found)})
+
+
+def _ratio(ratio: Spread | None) -> tuple[str, str]:
+    return (f"{ratio.median:.3f}", f"{ratio.low:.2f}-{ratio.high:.2f}") if ratio else (MISSING, MISSING)

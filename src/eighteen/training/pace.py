@@ -1,0 +1,162 @@
+"""Keeps a run to its time: solves for the number of steps before the first, and again on the way with the speeds seen.
+
+In: a job and its state, then every step and evaluation. Out: revisions of the state's plan, and the facts of the
+``calibrated`` and ``budget`` events. Without ``budget.seconds`` in the recipe it only keeps the clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+from eighteen.base.budget import MARKS, Costs, Revision, duration, least, solve
+from eighteen.base.errors import UsageError
+from eighteen.base.schedule import Step
+from eighteen.training import dist
+from eighteen.training.calibration import calibrate
+from eighteen.training.evaluate import Evaluation
+from eighteen.training.job import Job
+from eighteen.training.state import State
+
+MIN_SEEN = 4  # steps that say more of the speed than what was measured before
+
+
+class Pace:
+    """``begin`` before the first step; then tell of each step and evaluation, and ``revise`` where ``is_due``.
+
+    calibrated, planned: facts of the first two events; empty, where there is nothing to plan
+    """
+
+    def __init__(self, this: Job, state: State) -> None:
+        self._this, self._state, self._seconds = this, state, this.recipe.budget.seconds
+        self._costs = Costs((), (), 0.0)
+        self._ratio = 1.0  # seconds seen / calibrated
+        self._seen: list[tuple[int, float]] = []  # (phase, seconds) of the steps since the last revision
+        self._next_mark, self._has_asked = 0, False
+        self._mark_s = time.monotonic()  # the end of the step before
+        self.calibrated: dict[str, Any] = {}
+        self.planned: dict[str, Any] = {}
+
+    def begin(self) -> None:
+        """Measure, and lay the plan from where the state stands. UsageError if the time is too short for anything."""
+        self._keep_clock(now=True)
+        state = self._state
+        if self._seconds is None or state.step >= state.plan.num_steps or state.is_reached:
+            return
+        found = calibrate(self._this, state)
+        if found.is_cached and state.step == 0 and not self._is_enough(found.costs):
+            found = calibrate(self._this, state, afresh=True)  # that machine may have been busy
+        self._costs = found.costs
+        costs = {"step_s": list(found.costs.steps), "eval_s": list(found.costs.evals), "end_s": found.costs.end}
+        self.calibrated = {"seconds": found.seconds, "cached": found.is_cached, **costs}
+        if state.step == 0:
+            self._require_enough(found.costs)
+        self.planned = self.revise(state.step)
+        self._keep_clock(now=True)
+        self._mark_s = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look at the plan again."""
+        if self._seconds is None or self._next_mark == len(MARKS):
+            return False
+        return self._state.clock.seconds >= MARKS[self._next_mark] * self._until()
+
+    def asks(self) -> bool:
+        """Whether this rank, the first, tells the others with the coming step that it is due."""
+        world = self._this.world
+        asks = world.size > 1 and world.is_first and not self._has_asked and self.is_due
+        self._has_asked = self._has_asked or asks
+        return asks
+
+    def stepped(self, now: Step) -> None:
+        """A step is done."""
+        at = time.monotonic()
+        if self._seconds is not None:
+            self._seen.append((now.phase, at - self._mark_s))
+        self._mark_s = at
+        self._keep_clock()
+
+    def evaluated(self, now: Step, found: Evaluation | None) -> None:
+        """An epoch has ended, with its evaluation if there was one."""
+        if found is None or self._seconds is None:
+            return
+        seconds = time.monotonic() - self._mark_s
+        ratio = seconds / max(1e-9, self._costs.evals[now.phase])
+        self._costs = dataclasses.replace(self._costs, evals=tuple(ratio * each for each in self._costs.evals))
+        self._mark_s = time.monotonic()
+
+    def revise(self, step: int) -> dict[str, Any]:
+        """Revise the state's plan from this step on, on all ranks alike; returns the facts of a ``budget`` event."""
+        assert self._seconds is not None
+        revision, facts = None, {}
+        if self._this.world.is_first:
+            revision, facts = self._solved(step, self._seconds)
+        revision, facts = dist.share(
+            [revision and dataclasses.asdict(revision), facts], self._this.world, self._this.device
+        )
+        self._state.revise(Revision(**revision))
+        while self.is_due:
+            self._next_mark += 1
+        self._has_asked = False
+        return facts
+
+    def _solved(self, step: int, budget_s: float) -> tuple[Revision, dict[str, Any]]:
+        state, costs = self._state, self._seen_costs()
+        spent = state.clock.seconds
+        revision = solve(state.plan, step, budget_s - spent, costs, every=self._this.recipe.eval.every)
+        plan = state.plan.revised(step, revision.factor)
+        facts = {
+            "step": step,
+            "seconds": budget_s,
+            "spent_s": spent,
+            "factor": revision.factor,
+            "every": revision.every,
+            "num_steps": plan.num_steps,
+            "epochs": plan.end / plan.num_samples,
+            "speed_ratio": self._ratio,
+            "expected_s": spent + duration(plan, step, costs, every=revision.every),
+        }
+        return revision, facts
+
+    def _seen_costs(self) -> Costs:
+        """What was measured before the first step, corrected by what steps have taken since the last revision: those
+        of this phase, or all where they are few.
+        """
+        own = [one for one in self._seen if one[0] == self._seen[-1][0]]
+        seen = own if len(own) >= MIN_SEEN else self._seen
+        if len(seen) >= MIN_SEEN:
+            took = sum(seconds for _, seconds in seen)
+            self._ratio, self._seen = took / max(1e-9, sum(self._costs.steps[phase] for phase, _ in seen)), []
+        return dataclasses.replace(self._costs, steps=tuple(self._ratio * each for each in self._costs.steps))
+
+    def _until(self) -> float:
+        """When training is to end, so that evaluation and save still fit."""
+        assert self._seconds is not None
+        return self._seconds - self._costs.end - self._costs.evals[-1]
+
+    def _needed(self, costs: Costs) -> float:
+        """Seconds of the run, with one epoch and its evaluation; the first rank's."""
+        needed = self._state.clock.seconds + least(self._state.plan, costs, every=self._this.recipe.eval.every)
+        return dist.share(needed, self._this.world, self._this.device)
+
+    def _is_enough(self, costs: Costs) -> bool:
+        assert self._seconds is not None
+        return self._needed(costs) <= self._seconds
+
+    def _require_enough(self, costs: Costs) -> None:
+        assert self._seconds is not None
+        if (needed := self._needed(costs)) <= self._seconds:
+            return
+        got, need = f"{self._seconds:g} s", f"at least {math.ceil(needed)} s for one epoch and its evaluation"
+        error = UsageError("train in the time given", got=got, need=need, hint=f"--time {math.ceil(1.1 * needed)}s")
+        if self._this.world.is_first:
+            facts = {"step": 0, "seconds": 0.0, "exit_code": error.exit_code}
+            self._this.run.event("end", reason=type(error).__name__, **facts)
+        raise error
+
+    def _keep_clock(self, *, now: bool = False) -> None:
+        if self._this.world.is_first:
+            self._state.clock.keep(self._this.run.clock, now=now)

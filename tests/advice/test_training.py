@@ -1,0 +1,85 @@
+"""Turns of training on small pictures: what takes one, what each gives, and what is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from eighteen.advice import training
+from eighteen.base import recipe as recipes
+from eighteen.data import dataset as datasets
+from eighteen.data.pack import pack
+
+
+@pytest.fixture(scope="module")
+def data(pictures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("packed") / "jpegs.e18"
+    pack(pictures, path, val=0.0, procs=1)
+    return datasets.open(path)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return recipes.load("small", changes=["model.args.widths=[8,16]", "train.precision='fp32'"])
+
+
+def measure(recipe, data, **settings):
+    plain = {"compiled": (False,), "batch": 8, "num_steps": 2, "num_rounds": 2, "scale": 0.05}
+    return training.bench(recipe, data, **{**plain, **settings})
+
+
+def test_every_size_is_measured_with_both_kinds_of_pictures_and_against_a_bare_loop(data, recipe):
+    told = []
+    found = measure(recipe, data, sizes=(32, 48), on_progress=lambda *now: told.append(now))
+    names = [row.variant.name for row in found.rows]
+    kinds = ("synthetic, eager", "synthetic, eager, bare", "real, eager")
+    assert names == [f"{size} px, {kind}" for size in (32, 48) for kind in kinds]
+    assert told[-1] == (18, 18, 0)
+    assert (found.num_rounds, found.left_out, [*found.rooflines]) == (2, {}, [32, 48])
+    for row in found.rows:
+        assert row.images_per_s.low > 0
+        assert (row.over_bare is not None) == (row.variant.name.endswith("synthetic, eager"))
+        assert row.of_roofline == pytest.approx(
+            row.images_per_s.median / found.rooflines[row.variant.size].images_per_s
+        )
+
+
+def test_sizes_and_batches_are_those_of_the_recipe_where_none_are_given(data, recipe):
+    small = recipes.load(recipe, batch=4)
+    found = measure(small, data, batch=None, num_rounds=1, pictures=("synthetic",), with_bare=False)
+    assert [(row.variant.size, row.variant.batch) for row in found.rows] == [(64, 4), (96, 4), (128, 4)]
+
+
+def test_what_fails_or_has_no_time_left_is_left_out_with_the_reason(data, recipe, monkeypatch):
+    def cannot(*_args, **_more):
+        raise RuntimeError("no compiler\nmore")
+
+    monkeypatch.setattr("torch.compile", cannot)
+    found = measure(recipe, data, sizes=(32,), compiled=(False, True), pictures=("synthetic",), with_bare=False)
+    assert found.left_out == {"32 px, synthetic, compiled": "RuntimeError: no compiler"}
+    found = measure(recipe, data, sizes=(32, 48), pictures=("synthetic",), with_bare=False, most_s=0.0)
+    assert (len(found.rows), found.num_rounds) == (1, 1)
+    assert found.left_out == {"48 px, synthetic, eager": "no time was left"}
+
+
+def test_synthetic_pictures_go_without_what_a_bare_loop_lacks(data, recipe):
+    row = recipe.flat_phases[0]
+    plain = training._shortened(recipe, row, 100, "synthetic", 2)
+    full = training._shortened(recipe, row, 100, "real", 2)
+    assert (plain.augment.brightness, plain.augment.flip, plain.optim.ema) == (0.0, False, 0.0)
+    assert (full.augment, full.optim.ema) == (recipe.augment, recipe.optim.ema)
+    assert recipes.parse(full.model_dump()) == full
+
+
+def test_turns_are_plain_data(data, recipe):
+    found = measure(recipe, data, sizes=(32,), num_rounds=1, pictures=("real",))
+    assert dataclasses.asdict(found)["rows"][0]["variant"]["pictures"] == "real"
+    assert 0 <= found.rows[0].waited.median <= 1
+
+
+@pytest.mark.soak
+def test_compiled_turns_are_measured_too(data, recipe):
+    found = measure(recipe, data, sizes=(32, 48), compiled=(True,), pictures=("synthetic",))
+    assert found.left_out == {}
+    assert [row.variant.compiled for row in found.rows] == [True] * 4

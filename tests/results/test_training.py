@@ -1,0 +1,45 @@
+"""The figures of training as a person and a program read them."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+
+from eighteen.advice.ceilings import Ceilings
+from eighteen.advice.roofline import Roofline
+from eighteen.advice.turns import Training, Turn, Variant, rows
+from eighteen.results import training
+
+TOP, ROOFS = Ceilings("bfloat16", 2e12, 1e11), {64: Roofline(1e9, 1e8, 800.0)}
+OURS = Variant(64, 50, "synthetic", False)
+BARE, REAL = Variant(64, 50, "synthetic", False, bare=True), Variant(64, 50, "real", False)
+
+
+def measured():
+    turns = {
+        OURS: [Turn(0.125, 0.0), Turn(0.11, 0.0), Turn(0.1, 0.0)],
+        BARE: [Turn(0.1, 0.0), Turn(0.11, 0.0), Turn(0.1, 0.0)],
+        REAL: [Turn(0.25, 0.5), Turn(0.2, 0.2), Turn(0.25, 0.5)],
+    }
+    found = rows(turns, first_s=dict.fromkeys(turns, 2.0), rooflines=ROOFS, top=TOP)
+    return Training("net", "small", "cpu", 2, 20, 3, TOP, ROOFS, found, {"64 px, synthetic, compiled": "no compiler"})
+
+
+def test_the_table_says_how_fast_against_the_bare_loop_and_the_ceilings():
+    console = Console(width=120)
+    with console.capture() as said:
+        console.print(training.show(measured()))
+    lines = [" ".join(line.split()) for line in said.get().splitlines()]
+    assert "64 synthetic eager 50 455 400-500 1.000 1.00-1.25 0.0% 23% 45% 57%" in lines
+    assert "64 real eager 50 200 200-250 - - 50.0% 10% 20% 25%" in lines
+    assert "64 px: 1 GFLOP and 100 MB a picture, at most 800 images/s" in lines
+    assert "64 px, synthetic, compiled: left out, no compiler" in lines
+
+
+def test_json_has_all_figures_and_the_machine(tmp_path):
+    training.write(measured(), tmp_path / "training.json")
+    read = json.loads((tmp_path / "training.json").read_text())
+    assert read["rows"][0]["over_bare"] == {"median": 1.0, "low": 1.0, "high": 1.25}
+    assert read["rows"][1]["variant"]["bare"] is True
+    assert read["environment"]["num_cpus"] >= 1
