@@ -52,6 +52,31 @@ EVAL |= {"seconds": 1.23, "best": True, "size": 224, "rect": False}
             {"event": "checkpoint", "path": "a/b", "bytes": 1536, "seconds": 0.25, "best": False},
             "checkpoint a/b  1.5 KiB in 0.2 s",
         ),
+        ({"event": "calibrated", "seconds": 3.21, "cached": False}, "calibrated in 3.2 s"),
+        ({"event": "calibrated", "seconds": 0.01, "cached": True}, "calibrated in 0.0 s  by an earlier run"),
+        (
+            {"event": "budget", "seconds": 1080, "spent_s": 270.2, "num_steps": 5400, "epochs": 17.2345, "every": 2}
+            | {"speed_ratio": 0.912},
+            "budget 18:00  spent 4:30  5,400 steps, 17.23 epochs, an evaluation every 2  steps take 0.91 of what was "
+            "measured",
+        ),
+        ({"event": "reached", "top1": 0.9, "seconds": 61.2}, "reached top-1 90.00 % in 1:01"),
+        (
+            {"event": "reached", "top1": 0.9, "seconds": 61.2, "cost_usd": 0.345},
+            "reached top-1 90.00 % in 1:01  $0.34",
+        ),
+        (
+            {"event": "end", "reason": "until", "step": 9, "top1": 0.9, "top5": 1.0, "seconds": 300, "cost_usd": 2}
+            | {
+                "reached": [
+                    {"top1": 0.5, "seconds": 60, "cost_usd": 0.4},
+                    {"top1": 0.6, "seconds": 60, "cost_usd": 0.4},
+                    {"top1": 0.9, "seconds": 301, "cost_usd": 2},
+                ]
+            },
+            "end until  step 9  top-1 90.00 %  top-5 100.00 %  in 5:00  $2.00  "
+            "reached 60 % in 1:00 for $0.40, 90 % in 5:01 for $2.00",
+        ),
         (
             {"event": "skip", "step": 7, "streak": 2},
             "skip step 7  its loss was not finite, no weight was changed  2 in a row",

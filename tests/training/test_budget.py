@@ -58,6 +58,18 @@ def test_a_run_ends_on_time_with_its_rates_at_their_end(data, tmp_path):
     assert ended(result.run)["clock_s"] == pytest.approx(5, rel=0.15)
 
 
+@pytest.mark.parametrize("wrong", [20.0, 0.02])
+def test_a_measurement_that_was_far_off_does_no_harm(data, tmp_path, cache, wrong):
+    this = make_job(data, tmp_path, *SLOW, "budget.seconds=4")
+    calibration.calibrate(this, state.start(this))
+    kept = json.loads(cache.read_text())
+    for found in kept.values():
+        found.update({name: wrong * value for name, value in found.items() if name.startswith("Phase")})
+    cache.write_text(json.dumps(kept))
+    run = train(data, tmp_path, *SLOW, time=4).run
+    assert ended(run)["clock_s"] == pytest.approx(4, rel=0.15)
+
+
 def test_the_time_stands_in_the_run_s_recipe(data, tmp_path):
     run = train(data, tmp_path, *SLOW, time="3s", until="top1=0.01", price_usd_h=3.6).run
     budget = recipes.load(str(run / "recipe.toml")).budget
@@ -122,7 +134,9 @@ def test_expensive_evaluations_are_left_out(data, tmp_path):
     assert spent < 0.25 * 4
 
 
-@pytest.mark.parametrize("changes", [(), ("optim.ema=0.9",), ("optim.name='adamw'",)], ids=["sgd", "ema", "adamw"])
+@pytest.mark.parametrize(
+    "changes", [(), ("optim.ema=0.9",), *((f"optim.name='{name}'",) for name in ("adamw", "lars", "muon"))]
+)
 def test_measuring_changes_nothing(data, tmp_path, changes):
     this = make_job(data, tmp_path, model("normed"), *changes, "budget.seconds=60")
     measured, untouched = state.start(this), state.start(this)

@@ -16,7 +16,8 @@ from eighteen.base.errors import UsageError
 from eighteen.base.recipe import Budget
 from eighteen.base.schedule import Schedule
 
-MARKS = (0.25, 0.5, 0.75, 0.88, 0.95, 0.98, 1.0)  # shares of the time for training at which the plan is looked at again
+# shares at which the plan is looked at again: of the time for training, or of the recipe, whichever comes first
+MARKS = (0.1, 0.25, 0.5, 0.75, 0.88, 0.95, 0.98, 1.0)
 EVAL_SHARE = 0.1  # of what is left, that evaluations before the last may take
 LADDER = (*(ten / 10 for ten in range(1, 10)), *(one / 100 for one in range(91, 100)))  # shares of top-1 that are told
 SCORES = ("top1", "top5")

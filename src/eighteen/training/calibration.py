@@ -75,7 +75,9 @@ def calibrate(this: Job, state: State, *, afresh: bool = False) -> Calibration:
             _write(path, key, found)
     steps = tuple(found[_name(row)] for row in this.recipe.flat_phases)
     val = this.data.splits.get("val")
-    count = val.num_samples if val else 0
+    # the pictures of a recalibration, whose forward passes cost about as much, come with each
+    again = min(this.recipe.optim.recalibrate, this.data.splits["train"].num_samples)
+    count = val.num_samples + again if val else 0
     per_eval = tuple(count * found[_name(each)] for each in plain)
     end = found["save"] + EXIT_S + count * found[_name(final)] - per_eval[-1]
     return Calibration(Costs(steps, per_eval, end), time.monotonic() - began, is_cached)
@@ -90,7 +92,7 @@ def unchanged(state: State) -> Iterator[None]:
     """Whatever steps are taken in the block, afterwards the state is as before; of fresh optimisers too."""
     averages = state.ema.tensors if state.ema else {}
     named = [*state.model.state_dict().values(), *averages.values()]
-    kept = [tensor.detach().clone() for tensor in named]
+    kept, recalibrated = [tensor.detach().clone() for tensor in named], state.recalibrated
     optimizer = {
         weight: {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in values.items()}
         for weight, values in state.optimizer.state.items()
@@ -105,6 +107,7 @@ def unchanged(state: State) -> Iterator[None]:
         for weight, values in optimizer.items():
             state.optimizer.state[weight] = values
         state.optimizer.zero_grad(set_to_none=state.drops_gradients)
+        state.recalibrated = recalibrated
         state.train_mode()
         if state.communication:
             state.communication.seconds()  # so that nobody counts it

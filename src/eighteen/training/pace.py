@@ -34,7 +34,7 @@ class Pace:
         self._ratio = 1.0  # seconds seen / calibrated
         self._seen: list[tuple[int, float]] = []  # (phase, seconds) of the steps since the last revision
         self._next_mark, self._has_asked = 0, False
-        self._mark_s = time.monotonic()  # the end of the step before
+        self._mark_s: float | None = None  # the end of the step before, in this process
 
     def begin(self, pulse: Heartbeat) -> list[Told]:
         """Measure, and lay the plan from where the state stands. UsageError if the time is too short for anything."""
@@ -53,15 +53,17 @@ class Pace:
             self._require_enough(found.costs)
         planned = self.revise(state.step)
         self._keep_clock(now=True)
-        self._mark_s = time.monotonic()
         return [("calibrated", told), ("budget", planned)]
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look at the plan again."""
+        """Whether it is time to look at the plan again: also where steps are so much faster than they were measured
+        that the recipe would end long before its time.
+        """
         if self._seconds is None or self._next_mark == len(MARKS):
             return False
-        return self._state.clock.seconds >= MARKS[self._next_mark] * self._until()
+        plan, mark = self._state.plan, MARKS[self._next_mark]
+        return self._state.clock.seconds >= mark * self._until() or plan.planned(self._state.step) >= mark * plan.epochs
 
     def asks(self) -> bool:
         """Whether this rank, the first, tells the others with the coming step that it is due."""
@@ -71,16 +73,16 @@ class Pace:
         return asks
 
     def stepped(self, now: Step) -> None:
-        """A step is done."""
+        """A step is done. Before the first of a process comes what no other waits for."""
         at = time.monotonic()
-        if self._seconds is not None:
+        if self._seconds is not None and self._mark_s is not None:
             self._seen.append((now.phase, at - self._mark_s))
         self._mark_s = at
         self._keep_clock()
 
     def evaluated(self, now: Step, found: Evaluation | None) -> None:
         """An epoch has ended, with its evaluation if there was one."""
-        if found is None or self._seconds is None:
+        if found is None or self._seconds is None or self._mark_s is None:
             return
         seconds = time.monotonic() - self._mark_s
         ratio = seconds / max(1e-9, self._costs.evals[now.phase])
