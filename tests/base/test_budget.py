@@ -133,8 +133,8 @@ def test_a_goal_is_reached_when_all_of_it_is():
 
 
 def test_each_step_of_the_ladder_is_reached_once():
-    assert newly_reached(None, 0.05) == []
-    assert newly_reached(None, 0.35) == [0.1, 0.2, 0.3]
+    assert newly_reached(0.0, 0.05) == []
+    assert newly_reached(0.0, 0.35) == [0.1, 0.2, 0.3]
     assert newly_reached(0.35, 0.93) == [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.91, 0.92, 0.93]
     assert newly_reached(0.93, 0.93) == newly_reached(0.95, 0.4) == []
 

@@ -119,6 +119,21 @@ def test_threads_live_through_phases(jpegs):
     assert len(seen) <= 3  # two that decode, one that feeds
 
 
+def test_a_change_of_batch_size_rendition_or_strength_restarts_no_thread(jpegs):
+    """The very threads of the first phase make the last one's batches."""
+    phases = [
+        {"epochs": 1, "size": 32, "batch": 8, "rendition": "48"},
+        {"epochs": 1, "size": 48, "batch": 8, "rendition": "full"},
+        {"epochs": 1, "size": 48, "batch": 20, "rendition": "full", "strength": 0.5},
+        {"epochs": 1, "size": 32, "batch": 20, "rendition": "48", "max_scale": 0.8},
+    ]
+    seen = {phase: set() for phase in range(4)}
+    with train_loader(jpegs, phases=phases, num_threads=2, prefetch=1) as loader:
+        for step, _ in loader:
+            seen[step.phase] |= {thread.ident for thread in our_threads()}
+    assert len(seen[0]) == len(set.union(*seen.values())) <= 3  # two that decode, one that feeds
+
+
 @pytest.mark.parametrize("taken", [0, 1, 3])
 def test_leaving_in_the_middle_leaves_no_thread(jpegs, taken):
     before = our_threads()

@@ -56,7 +56,7 @@ def test_the_average_begins_anew_at_its_epoch(data, tmp_path):
         assert torch.allclose(ema.tensors[name], expected)
 
 
-def _keep(seen: list[tuple[int, Tensor]], _module: nn.Module, inputs: tuple[Tensor]) -> None:
+def keep(seen: list[tuple[int, Tensor]], _: nn.Module, inputs: tuple[Tensor]) -> None:
     seen.append((len(inputs[0]), inputs[0]))
 
 
@@ -71,7 +71,7 @@ def test_statistics_are_those_of_the_averaged_weights_over_train_pictures(data, 
     net.eval()
     for name, norm in norms.items():
         norm.train()
-        norm.register_forward_pre_hook(partial(_keep, seen[name]))
+        norm.register_forward_pre_hook(partial(keep, seen[name]))
     card, samples = card_of(this), this.order.at(0, 70)[0]
     batches = eval_batches(
         data.splits["train"], this.recipe.eval, this.world, device=this.device, channels=3, samples=samples

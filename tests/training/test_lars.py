@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from small_nets import normed
-from torch import Tensor
+from torch import Tensor, nn
 
 from eighteen.base.recipe import Optim, Phase
 from eighteen.base.schedule import Step
@@ -16,7 +16,7 @@ from eighteen.training.optim import optimizer, set_rates
 LR, MOMENTUM, DECAY, TRUST = 0.3, 0.9, 0.01, 0.02
 
 
-def steps(net: torch.nn.Module, count: int, *, nesterov: bool = False, decay: float = DECAY) -> torch.optim.Optimizer:
+def steps(net: nn.Module, count: int, *, nesterov: bool = False, decay: float = DECAY) -> torch.optim.Optimizer:
     settings = Optim(
         name="lars", momentum=MOMENTUM, nesterov=nesterov, trust=TRUST, weight_decay=decay, batch=1, lr=[(0, LR)]
     )
@@ -29,16 +29,18 @@ def steps(net: torch.nn.Module, count: int, *, nesterov: bool = False, decay: fl
     return own
 
 
-def loss(net: torch.nn.Module, number: int) -> Tensor:
+def loss(net: nn.Module, number: int) -> Tensor:
     return net(torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(number))).square().mean()
 
 
-def net(seed: int = 0) -> torch.nn.Module:
+def net(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     one = normed(4, 3).to(memory_format=torch.channels_last)
-    one.get_submodule("body.3").__dict__["p"] = 0.0  # no dropout
-    for norm in ("body.1", "body.5"):
-        one.get_submodule(norm).__dict__["eps"] = 1e-12  # or it would count at one scale more than at another
+    for module in one.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-12  # or it would count at one scale more than at another
     return one
 
 

@@ -181,8 +181,8 @@ def test_frozen_weights_stay():
 
 
 def test_a_net_of_matrices_alone_has_nothing_for_sgd():
-    first = nn.Linear(8, 8, bias=False)
-    net = nn.Sequential(first, nn.Linear(8, 4, bias=False).requires_grad_(False))
+    first, head = nn.Linear(8, 8, bias=False), nn.Linear(8, 4, bias=False).requires_grad_(False)
+    net = nn.Sequential(first, head)
     own = optimizer(net, settings(), lr_scale={})
     set_rates(own, now())
     before = first.weight.clone()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 from small_nets import normed
+from small_runs import recipe
 from torch import nn
 
 from eighteen.base.errors import RecipeError
 from eighteen.base.recipe import Optim, Phase
 from eighteen.base.schedule import Step
+from eighteen.training import checkpoint
 from eighteen.training.optim import optimizer, parameter_groups, set_rates
+from eighteen.training.preflight import checkpoint_bytes
+from eighteen.training.resolve import resolve
 
 
 def names(model: nn.Module, groups: list[dict]) -> list[set[str]]:
@@ -85,3 +91,38 @@ def test_frozen_weights_have_no_optimiser_state():
 def test_a_stage_that_is_none_is_refused(lr_scale):
     with pytest.raises(RecipeError, match=r"model.lr_scale.bod.*got a stage without trainable weights.*\n.*'body'"):
         parameter_groups(normed(4, 3), weight_decay=0.0, lr_scale=lr_scale)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "sgd"}, {"name": "sgd", "momentum": 0.0}, {"name": "lars"}, {"name": "muon"}, {"name": "adamw"}],
+    ids=str,
+)
+def test_room_is_kept_for_what_the_optimiser_has(changes):
+    model, settings = normed(4, 3), Optim(batch=1, lr=[(0, 0.1)], **changes)
+    own = optimizer(model, settings, lr_scale={})
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
+    set_rates(own, replace(step(0.1), momentum=settings.momentum))
+    own.step()
+    kept = [*model.state_dict().values(), *checkpoint.optimizer_tensors(model, own).values()]
+    counters = 4 * len(own.state) if settings.name == "adamw" else 0  # of steps, one a weight
+    assert checkpoint_bytes(model, settings) == sum(tensor.nbytes for tensor in kept) - counters
+
+
+def test_a_group_may_keep_a_momentum_of_its_own():
+    model = normed(4, 3)
+    own = optimizer(model, Optim(name="muon", sgd_momentum=0.7, sgd_scale=0.5, batch=1, lr=[(0, 0.1)]), lr_scale={})
+    set_rates(own, replace(step(0.2), momentum=0.4))
+    found = {(group["is_matrix"], group["lr"], group["momentum"]) for group in own.param_groups}
+    assert found == {(True, 0.2, 0.4), (False, 0.1, 0.7)}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "is_said"), [("sgd", 8192, False), ("sgd", 8200, True), ("lars", 9000, False)]
+)
+def test_a_batch_that_is_large_for_sgd_is_said(data, name, batch, is_said):
+    said: list[str] = []
+    changes = [f"optim.name='{name}'", f"phases.0.batch={batch}"]
+    resolve(recipe(), data, say=said.append, changes=changes)
+    assert [text for text in said if "large for sgd" in text and "optim.name=lars" in text] == said[:is_said]
+    assert len(said) == is_said

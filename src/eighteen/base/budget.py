@@ -130,9 +130,9 @@ def is_reached(until: Mapping[Any, float], *, top1: float | None, top5: float | 
     return bool(until) and all((scores[name] or 0.0) >= share for name, share in until.items())
 
 
-def newly_reached(before: float | None, now: float) -> list[float]:
-    """The steps of the ladder between the best top-1 so far and this one."""
-    return [share for share in LADDER if (before or 0.0) < share <= now]
+def newly_reached(before: float, now: float) -> list[float]:
+    """The steps of the ladder between the highest one reached so far, 0 if none is, and this top-1."""
+    return [share for share in LADDER if before < share <= now]
 
 
 def in_force(plan: Schedule, revisions: Sequence[Revision]) -> Schedule:

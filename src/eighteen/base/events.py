@@ -43,6 +43,7 @@ VERSION = 1
 STOP = "stop"  # what an ``on_event`` callback returns to end the run as Ctrl-C would
 
 Event = dict[str, Any]
+Told = tuple[str, dict[str, Any]]  # kind and facts of an event to be
 OnEvent = Callable[[Event], object]
 
 

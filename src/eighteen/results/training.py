@@ -16,20 +16,7 @@ from eighteen.base.hardware import environment
 from eighteen.results.feeding import table
 from eighteen.results.lines import MISSING
 
-COLUMNS = (
-    "size",
-    "pictures",
-    "how",
-    "batch",
-    "images/s",
-    "range",
-    "/ bare",
-    "range",
-    "waited",
-    "matmul",
-    "memory",
-    "roof",
-)
+COLUMNS = ("size", "pictures", "how", "images/s", "range", "/ bare", "range", "waits", "mat", "mem", "roof")
 
 
 def show(found: Training) -> RenderableType:
@@ -37,9 +24,10 @@ def show(found: Training) -> RenderableType:
     head = f"{found.model} of {found.recipe} on {found.device}, {found.num_threads} threads"
     how = f"{found.num_rounds} rounds of {found.num_steps} steps a row, in turns"
     ceilings = f"ceilings: {top.flops_per_s / 1e12:.3g} TFLOP/s in {top.dtype}, {top.bytes_per_s / 1e9:.3g} GB/s"
+    batches = {row.variant.size: row.variant.batch for row in found.rows}
     roofs = (
-        f"{size} px: {roof.flops / 1e9:.3g} GFLOP and {roof.num_bytes / 1e6:.3g} MB a picture, at most "
-        f"{roof.images_per_s:,.0f} images/s"
+        f"{size} px, batches of {batches.get(size, '-')}: {roof.flops / 1e9:.3g} GFLOP and "
+        f"{roof.num_bytes / 1e6:.3g} MB a picture, at most {roof.images_per_s:,.0f} images/s"
         for size, roof in found.rooflines.items()
     )
     missing = (f"{name}: left out, {why}" for name, why in found.left_out.items())
@@ -51,13 +39,12 @@ def cells(row: Row) -> list[str]:
     variant = row.variant
     return [
         f"{variant.size}",
-        f"{variant.pictures}{' bare' if variant.bare else ''}",
+        "bare" if variant.bare else "noise" if variant.pictures == "synthetic" else "real",
         "compiled" if variant.compiled else "eager",
-        f"{variant.batch}",
         f"{row.images_per_s.median:,.0f}",
         f"{row.images_per_s.low:,.0f}-{row.images_per_s.high:,.0f}",
         *_ratio(row.over_bare),
-        f"{row.waited.median:.1%}",
+        f"{row.waited.median:.0%}",
         *(f"{share:.0%}" for share in (row.of_matmul, row.of_memory, row.of_roofline)),
     ]
 

@@ -22,14 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from eighteen.base.events import Told
 from eighteen.data.augment import normalise
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
 from eighteen.training.state import State
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-# Pixels of a size that a GPU must still train on for "auto" to compile for it. Not measured here: a ResNet-50 takes some
-# 125 million a second on an H100, saves some 20 % when compiled, and takes about a minute to compile.
+# Pixels of a size that a GPU must still train on for "auto" to compile for it. Not measured here: we take it that a
+# ResNet-50 trains on some 125 million a second on an H100, saves a fifth of that and compiles in about a minute.
 PAYS_FROM = 40e9
 
 
@@ -56,22 +57,15 @@ class Compiled(nn.Module):
         return self._compiled[0](images) if images.shape in self.shapes else self.eager(images)
 
 
-def compile_ahead(
-    this: Job,
-    state: State,
-    pulse: Heartbeat,
-    *,
-    tell: Callable[..., object],
-    warn: Callable[[str], object],
-) -> None:
+def compile_ahead(this: Job, state: State, pulse: Heartbeat) -> list[Told]:
     """Compile the net that steps call, forward and backward, for what is left of the run and where it pays, and tell
     size, batch and seconds of each. Weights, statistics, gradients and random numbers are afterwards what they were.
 
     With a compiler that is missing or fails the run goes on without, and says so.
     """
     if not (shapes := [shape for shape in shapes_left(this, state) if pays(this, shape)]):
-        return
-    net = Compiled(state.net)
+        return []
+    net, told = Compiled(state.net), list[Told]()
     with _quietly(), _as_it_was(state, this.device):
         for shape in shapes:
             began = time.monotonic()
@@ -83,11 +77,12 @@ def compile_ahead(
             except Exception as error:  # compilers raise anything
                 net.shapes.clear()
                 why = str(error).strip().splitlines() or [type(error).__name__]
-                warn(f"compile the model for {shape.size} px: {why[0]}; going on without: see train.compile")
-                return
-            tell(size=shape.size, batch=shape.batch, seconds=time.monotonic() - began)
+                text = f"compile the model for {shape.size} px: {why[0]}; going on without: see train.compile"
+                return [*told, ("warning", {"text": text})]
+            told.append(("compile", {"size": shape.size, "batch": shape.batch, "seconds": time.monotonic() - began}))
     state.net = net
     state.train_mode()
+    return told
 
 
 def pays(this: Job, shape: Shape) -> bool:
@@ -129,9 +124,7 @@ def _pass(this: Job, state: State, net: nn.Module, count: int, size: int) -> Non
 def _as_it_was(state: State, device: torch.device) -> Iterator[None]:
     """What a forward and a backward pass change, put back at the end."""
     buffers = [(buffer, buffer.clone()) for buffer in state.model.buffers()]
-    gradients = [
-        (weight, weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in state.weights
-    ]
+    gradients = [(weight, one := weight.grad, None if one is None else one.clone()) for weight in state.weights]
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield

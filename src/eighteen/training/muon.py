@@ -15,11 +15,8 @@ import torch
 from torch import Tensor, nn
 
 NUM_ITERATIONS = 5
-COEFFICIENTS = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # of a, b, c in a x + b x^3 + c x^5: steep at 0, and within 0.7 to 1.2 after it
+# of x, x^3 and x^5 in a polynomial that is steep at 0 and, again and again, brings all singular values to 0.7 to 1.2
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 TINY = 1e-20  # a norm to divide by
 
 
@@ -68,8 +65,8 @@ class Muon(torch.optim.Optimizer):
                 same[weight.shape].append(weight)
         for weights in same.values():
             momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            gradient, before, old = map(_stacked, (gradients, momenta, weights))
+            gradient = _stacked([weight.grad for weight in weights if weight.grad is not None])
+            before, old = _stacked(momenta), _stacked(weights)
             momentum = torch.add(gradient, before, alpha=group["momentum"])
             ahead = torch.add(gradient, momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
             new = turned(old.flatten(2), orthogonal(ahead.flatten(2), self._dtype), group["lr"]).view_as(old)
@@ -97,7 +94,7 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def turned(weights: Tensor, directions: Tensor, lr: float) -> Tensor:
-    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, their norms kept."""
+    """[K, R, C] weights after a step of ``lr`` times their norms against orthogonal directions, and at those norms."""
     norm = _norm(weights)
     has_norm = norm > 0
     length = torch.where(has_norm, norm / math.sqrt(min(weights.shape[1:])), 1.0)
@@ -110,7 +107,9 @@ def matrices(model: nn.Module, head: nn.Module) -> set[Tensor]:
     and not directions, and convolutions in groups, which are many small matrices.
     """
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    found = {one.weight for one in model.modules() if isinstance(one, kinds) and getattr(one, "groups", 1) == 1}
+    found: set[Tensor] = {
+        one.weight for one in model.modules() if isinstance(one, kinds) and getattr(one, "groups", 1) == 1
+    }
     return found - set(head.parameters())
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 from eighteen.base.budget import MARKS, Costs, Revision, duration, least, solve
 from eighteen.base.errors import UsageError
+from eighteen.base.events import Told
 from eighteen.base.schedule import Step
 from eighteen.training import dist
 from eighteen.training.calibration import calibrate
 from eighteen.training.evaluate import Evaluation
+from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
 from eighteen.training.state import State
 
@@ -24,10 +26,7 @@ MIN_SEEN = 4  # steps that say more of the speed than what was measured before
 
 
 class Pace:
-    """``begin`` before the first step; then tell of each step and evaluation, and ``revise`` where ``is_due``.
-
-    calibrated, planned: facts of the first two events; empty, where there is nothing to plan
-    """
+    """``begin`` before the first step; then tell of each step and evaluation, and ``revise`` where ``is_due``."""
 
     def __init__(self, this: Job, state: State) -> None:
         self._this, self._state, self._seconds = this, state, this.recipe.budget.seconds
@@ -36,25 +35,25 @@ class Pace:
         self._seen: list[tuple[int, float]] = []  # (phase, seconds) of the steps since the last revision
         self._next_mark, self._has_asked = 0, False
         self._mark_s: float | None = None  # the end of the step before, in this process
-        self.calibrated: dict[str, Any] = {}
-        self.planned: dict[str, Any] = {}
 
-    def begin(self) -> None:
+    def begin(self, pulse: Heartbeat) -> list[Told]:
         """Measure, and lay the plan from where the state stands. UsageError if the time is too short for anything."""
         self._keep_clock(now=True)
         state = self._state
         if self._seconds is None or state.step >= state.plan.num_steps or state.is_reached:
-            return
+            return []
+        pulse.doing("calibrate")
         found = calibrate(self._this, state)
         if found.is_cached and state.step == 0 and not self._is_enough(found.costs):
             found = calibrate(self._this, state, afresh=True)  # that machine may have been busy
         self._costs = found.costs
         costs = {"step_s": list(found.costs.steps), "eval_s": list(found.costs.evals), "end_s": found.costs.end}
-        self.calibrated = {"seconds": found.seconds, "cached": found.is_cached, **costs}
+        told = {"seconds": found.seconds, "cached": found.is_cached, **costs}
         if state.step == 0:
             self._require_enough(found.costs)
-        self.planned = self.revise(state.step)
+        planned = self.revise(state.step)
         self._keep_clock(now=True)
+        return [("calibrated", told), ("budget", planned)]
 
     @property
     def is_due(self) -> bool:

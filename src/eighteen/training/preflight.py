@@ -86,5 +86,5 @@ def checkpoint_bytes(model: nn.Module, optim: Optim) -> int:
     """Bytes of one checkpoint: the weights, their moving average, and what the optimiser keeps of those that train."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
-    copies = {"sgd": 1 if optim.momentum else 0, "lars": 1, "muon": 1, "adamw": 2}[optim.name]
+    copies = {"sgd": 1 if optim.momentum else 0, "lars": 1 if optim.momentum else 0, "muon": 1, "adamw": 2}[optim.name]
     return weights * (2 if optim.ema else 1) + trained * copies

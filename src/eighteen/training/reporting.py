@@ -9,6 +9,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from eighteen.base.budget import is_reached, newly_reached
 from eighteen.base.errors import BudgetSpent, PeerLost, Stopped, exit_code_of
-from eighteen.base.events import STOP, Event, OnEvent, last, read, standing
+from eighteen.base.events import STOP, Event, OnEvent, Told, last, read, standing
 from eighteen.base.files import unwritable
 from eighteen.base.recipe import Tta
 from eighteen.base.schedule import Step
@@ -84,6 +85,7 @@ class Reporter:
         self._cost_done = 0.0
         self._phase: int | None = None
         self._last = Scores()
+        self._highest = 0.0  # of the thresholds of top-1 that were told
         hears, is_first = this.world.local_rank == 0, this.world.is_first
         tell = self._event if is_first else _tell_here
         self._requests = Requests(this.run, this.recipe.train.notices, tell, is_first=is_first) if hears else None
@@ -127,6 +129,8 @@ class Reporter:
         name = checkpoint.name(step) if step else None
         plan = self._state.plan
         epoch = plan.samples_before(step) / plan.num_samples
+        told = (one["top1"] for one in standing(read(run.events)) if one["event"] == "reached" and one["step"] < step)
+        self._highest = max(told, default=0.0)
         evaluated = last(run.events, "eval")
         if evaluated and evaluated["step"] < step:
             self._last = Scores(**{name: evaluated[name] for name in Scores._fields if name in evaluated})
@@ -181,7 +185,7 @@ class Reporter:
             self._interval.paused_s += found.seconds  # of the interval it fell into, which the next line may end
         self._flush()
         if found:
-            newly, taken = newly_reached(self._state.best_top1, found.top1), self._taken()
+            newly, taken = newly_reached(self._highest, found.top1), self._taken()
             self._keep_best(found)
             told = ("split", "size", "rect", "num_samples", "seconds", *Scores._fields)
             scores = {name: getattr(found, name) for name in told}
@@ -189,6 +193,7 @@ class Reporter:
             self._event("eval", **facts, **scores, best=self.is_best)
             for top1 in newly:
                 self._event("reached", step=step.number, top1=top1, **taken)
+                self._highest = top1
         percent = {name: 100 * getattr(found, name) if found else None for name in ("top1", "top5")}
         self._event("epoch", **facts, hours=self._state.seconds / 3600, **percent)
 
@@ -197,7 +202,9 @@ class Reporter:
         where pictures of another size or shape are evaluated, since such scores do not compare.
         """
         self._last, state = Scores(*(getattr(found, name) for name in Scores._fields)), self._state
-        state.is_reached = is_reached(self._this.recipe.budget.until, top1=found.top1, top5=found.top5)
+        final, until = self._this.recipe.final_eval, self._this.recipe.budget.until
+        is_final = [found.size, found.rect] == [final.size, final.rect]
+        state.is_reached = is_final and is_reached(until, top1=found.top1, top5=found.top5)
         if state.best_of != (shape := [found.size, found.rect]):
             state.best_of, state.best_top1, state.evals_without_gain = shape, None, 0
         self.is_best = state.best_top1 is None or found.top1 > state.best_top1
@@ -228,6 +235,10 @@ class Reporter:
         self._stall_s = time.monotonic() - began
         self._interval.paused_s += self._stall_s
 
+    def wait_for_checkpoint(self) -> None:
+        """Until the one that is being written, if any, is there."""
+        self._writer.wait()
+
     def _saved(self, saved: Saved | OSError) -> None:
         """A checkpoint is there, or could not be written: the run goes on, and the checkpoints before it stay."""
         self._unsaved = saved if isinstance(saved, OSError) else None
@@ -245,8 +256,9 @@ class Reporter:
     def warn(self, text: str) -> None:
         self._event("warning", text=text)
 
-    def compiled(self, **facts: Any) -> None:
-        self._event("compile", **facts)
+    def tell(self, told: Iterable[Told]) -> None:
+        for kind, facts in told:
+            self._event(kind, **facts)
 
     def _tell_bad(self, text: str) -> None:
         """A bad sample is met by one rank: whichever it is, the run says so."""
@@ -334,10 +346,6 @@ class Reporter:
             return max(0.0, seconds - self._state.clock.seconds)
         left = self._state.plan.pixels_from(step) if step < self._state.plan.num_steps else 0
         return left * self._state.seconds_here / max(1e-9, self._cost_done)
-
-    def calibrated(self, facts: dict[str, Any]) -> None:
-        """Tell of what was measured before the first step."""
-        self._event("calibrated", **facts)
 
     def revised(self, facts: dict[str, Any]) -> None:
         """Tell of another plan."""

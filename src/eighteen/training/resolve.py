@@ -14,9 +14,7 @@ from eighteen.data.dataset import Dataset
 from eighteen.training import auto, chirality
 from eighteen.training.weights import normalisation_of
 
-LARGEST_OF_SGD = (
-    8_192  # up to it SGD trains ImageNet as well as with small batches (Goyal et al. 2017, arXiv 1706.02677)
-)
+LARGEST_OF_SGD = 8_192  # with it SGD still trains ImageNet as well (Goyal et al. 2017, arXiv 1706.02677)
 
 
 def resolve(

@@ -68,19 +68,14 @@ def train(
     with pulse, dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model, time.monotonic() if began is None else began)
         pace = Pace(this, state)
-        pulse.doing("calibrate")
-        pace.begin()
+        told = [*compile_ahead(this, state, pulse), *pace.begin(pulse)]
         ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
         with (
             train_loader(this, state) as loader,
             Reporter(this, state, loader, pulse, on_event) as report,
             watchdog(this, pulse),
         ):
-            if pace.planned:
-                report.calibrated(pace.calibrated)
-                report.revised(pace.planned)
-            if not ending:
-                compile_ahead(this, state, pulse, tell=report.compiled, warn=report.warn)
+            report.tell(told)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 asks = (*asks, pace.asks())
@@ -198,6 +193,7 @@ def checkpoint_due(this: Job, state: State, now: Step) -> bool:
 def why_end(this: Job, state: State, report: Reporter) -> str | None:
     """Why the run ends after this step, or None if it goes on. Raises Diverged: there is nothing worth saving."""
     if report.diverged_at is not None:
+        report.wait_for_checkpoint()
         good = checkpoint.committed(this.run)
         last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
         got, hint = f"{MAX_STREAK} losses in a row that are not finite", f"a lower learning rate; {last_good}"
