@@ -364,6 +364,7 @@ class Reporter:
             facts["reached"] = [_of_reached(one) for one in told if one["event"] == "reached"]
         self._event("end", reason=reason, **facts)
         if self._this.world.is_first:
+            self._state.clock.keep(self._this.run.clock, now=True)
             self._this.run.heartbeat(state=reason, **facts)
 
 
