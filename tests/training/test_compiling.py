@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -29,14 +30,20 @@ def cache(tmp_path_factory, monkeypatch):
     return folder / "eighteen" / "compiled"
 
 
+@pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)])
+def backend(request, monkeypatch):
+    """The compiler up to where it would make kernels, or, which takes a while, the whole of it."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=request.param))
+    return request.param
+
+
 def ahead(this, now):
     with torch_settings(this):
         told = compiling.compile_ahead(this, now, Heartbeat())
     return [facts for kind, facts in told if kind == "compile"], [facts for kind, facts in told if kind == "warning"]
 
 
-@pytest.mark.soak
-def test_a_run_compiles_each_size_before_its_first_step_and_nothing_after_it(data, tmp_path, cache):
+def test_a_run_compiles_each_size_before_its_first_step_and_nothing_after_it(data, tmp_path, cache, backend):
     seen = []
 
     def on_event(event):
@@ -51,12 +58,13 @@ def test_a_run_compiles_each_size_before_its_first_step_and_nothing_after_it(dat
     assert [(event["size"], event["batch"]) for event in happened(run, "compile")] == [(16, 26), (24, 30)]
     assert all(event["seconds"] > 0 for event in happened(run, "compile"))
     assert seen.index("phase") > seen.index("compile") > seen.index("start")
-    assert any(cache.rglob("*")), "what was compiled is kept"
+    assert any(cache.rglob("*")) or backend != "inductor", "what was compiled is kept"
     eager = train(data, tmp_path / "eager", NET, PHASES).run
     assert not happened(eager, "compile")
-    assert 0 < distance(saved(run), saved(eager)) < 1e-3
+    assert distance(saved(run), saved(eager)) < 1e-3
 
 
+@pytest.mark.usefixtures("backend")
 def test_it_leaves_everything_as_it_was(data, tmp_path):
     this = make_job(data, tmp_path, model("normed"), "train.compile=true")
     now = state.start(this)
@@ -71,7 +79,7 @@ def test_it_leaves_everything_as_it_was(data, tmp_path):
     assert torch.equal(torch.get_rng_state(), random)
 
 
-@pytest.mark.soak
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     "changes",
     [
