@@ -91,7 +91,7 @@ def test_exit_codes_are_those_of_the_errors():
 def test_every_kind_of_event_is_explained():
     source = "".join(path.read_text("utf-8") for path in (ROOT / "src" / "eighteen" / "training").glob("*.py"))
     table = _text("events.md").partition("| kind |")[2].partition("\n\n")[0]
-    told = set(re.findall(r"(?:event|_tell)\(\s*\"(\w+)\"", source))
+    told = set(re.findall(r"(?:event|_tell|\[|append\()\(\s*\"(\w+)\",\s", source))
     assert told == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
 
 
