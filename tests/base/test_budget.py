@@ -10,6 +10,7 @@ from eighteen.base.budget import (
     Revision,
     ask,
     dollars,
+    due,
     duration,
     goal,
     in_force,
@@ -206,3 +207,16 @@ def test_revisions_apply_one_after_the_other():
     revisions = [Revision(0, 0.5, 1), Revision(50, 2.0, 2)]
     assert in_force(plan, revisions) == plan.revised(0, 0.5).revised(50, 2.0)
     assert in_force(plan, []) is plan
+
+
+def test_the_epoch_that_is_due_goes_by_what_steps_of_each_phase_take():
+    plan = plan_of((2, 16, 10), (1, 32, 20), num_samples=100)
+    known = Costs((1.0, 4.0), (0.0, 0.0), 0.0)  # 20 steps of 1 s, 5 of 4 s
+    assert [due(plan, share, known) for share in (0, 0.25, 0.5, 0.75, 1, 1.5)] == pytest.approx([0, 1, 2, 2.5, 3, 3])
+    assert due(plan.revised(3, 7.0), 0.25, known) == pytest.approx(1)
+
+
+def test_what_was_measured_on_a_busy_machine_is_scaled_as_it_was_seen():
+    measured = Costs((1.0, 2.0), (4.0, 8.0), 0.5, 30.0)
+    assert measured.reserve == 8 + 30 + 0.5
+    assert measured.scaled(0.5, 0.25) == Costs((0.5, 1.0), (1.0, 2.0), 0.5, 7.5)

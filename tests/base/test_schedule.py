@@ -219,6 +219,21 @@ def test_a_revision_in_the_last_phase_and_at_the_very_end():
         plan.revised(5, 0.0).at(7)
 
 
+@given(PLANS, PLACES, FACTORS, PLACES)
+def test_a_revision_may_go_on_from_another_place_of_the_recipe(phases, place, factor, other):
+    plan = schedule(recipe(*phases), 100)
+    number, planned = int(place * plan.num_steps), other * plan.epochs
+    revised = plan.revised(number, factor, planned)
+    assert steps_of(revised)[:number] == steps_of(plan)[:number]
+    after = steps_of(revised)[number:]
+    assert revised.planned(number) == planned
+    borders = [end for _, _, _, end in plan.spans]
+    assert after[0].phase == next(phase for phase, end in enumerate(borders) if end > planned + 1e-9)
+    assert {step.phase for step in after} == set(range(after[0].phase, len(phases)))
+    assert revised.planned(revised.num_steps) == plan.epochs
+    assert [step.first for step in after] == [revised.samples_before(step.number) for step in after]
+
+
 def test_momentum_goes_with_the_rate():
     tree = recipe((4, 16, 10)).model_dump(mode="json", exclude_none=True)
     tree["optim"]["momentum"] = [[0, 0.96], [2, 0.9], [4, 0.96]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eighteen.base.errors import UsageError
@@ -28,20 +28,45 @@ _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds. steps, evals: of one of each of ``Recipe.flat_phases``; end: of what follows the last evaluation"""
+    """Seconds. steps, evals: of one of each of ``Recipe.flat_phases``; end: of what follows the last evaluation; more:
+    what that one takes beyond the others, with test-time augmentation
+    """
 
     steps: tuple[float, ...]
     evals: tuple[float, ...]
     end: float
+    more: float = 0.0
+
+    @property
+    def reserve(self) -> float:
+        """From the last step to the end."""
+        return self.evals[-1] + self.more + self.end
+
+    def scaled(self, steps: float, evals: float) -> Costs:
+        return replace(
+            self,
+            steps=tuple(steps * each for each in self.steps),
+            evals=tuple(evals * each for each in self.evals),
+            more=evals * self.more,
+        )
 
 
 @dataclass(frozen=True)
 class Revision:
-    """From ``step`` on ``factor`` times as many steps; evaluations every ``every`` epochs."""
+    """From ``step`` on ``factor`` times as many steps; evaluations every ``every`` epochs.
+
+    planned: the epoch of the recipe that the plan goes on from, None for the one that is due
+    spent_s: of the budget, before that step
+    """
 
     step: int
     factor: float
     every: int
+    planned: float | None = None
+    spent_s: float = 0.0
+
+    def of(self, plan: Schedule) -> Schedule:
+        return plan.revised(self.step, self.factor, self.planned)
 
 
 def ask(
@@ -138,13 +163,13 @@ def newly_reached(before: float, now: float) -> list[float]:
 def in_force(plan: Schedule, revisions: Sequence[Revision]) -> Schedule:
     """The recipe's plan as it was revised."""
     for one in revisions:
-        plan = plan.revised(one.step, one.factor)
+        plan = one.of(plan)
     return plan
 
 
 def duration(plan: Schedule, step: int, costs: Costs, *, every: int) -> float:
     """Seconds from ``step`` to the end, as far as they can be known."""
-    spent, last = costs.end, plan.num_steps - 1
+    spent, last = costs.reserve, plan.num_steps - 1
     ends = [one.step for one in plan.stretches[1:]] + [plan.num_steps]
     for one, end in zip(plan.stretches, ends, strict=True):
         begin, until = max(step, one.step), min(end, last)  # the last step's evaluation is counted below
@@ -152,10 +177,23 @@ def duration(plan: Schedule, step: int, costs: Costs, *, every: int) -> float:
         if until > begin:
             epochs = [plan.samples_before(number) // plan.num_samples for number in (begin, until)]
             spent += (epochs[1] // every - epochs[0] // every) * costs.evals[one.phase]
-    return spent + costs.evals[plan.stretches[-1].phase]
+    return spent
 
 
-def solve(plan: Schedule, step: int, seconds_left: float, costs: Costs, *, every: int) -> Revision:
+def due(plan: Schedule, share: float, costs: Costs) -> float:
+    """The epoch of the recipe at which a run should be after this share of its time for steps."""
+    taken = [(end - begin) / row.batch * costs.steps[phase] for phase, row, begin, end in plan.spans]
+    left = min(1.0, max(0.0, share)) * sum(taken)
+    for (_, _, begin, end), seconds in zip(plan.spans, taken, strict=True):
+        if left <= seconds:
+            return begin + (end - begin) * left / max(seconds, 1e-12)
+        left -= seconds
+    return plan.epochs
+
+
+def solve(
+    plan: Schedule, step: int, seconds_left: float, costs: Costs, *, every: int, planned: float | None = None
+) -> Revision:
     """The revision at ``step`` with which the run ends in so many seconds, to half a step.
 
     every: the recipe's epochs between evaluations, of which as many are left out as take more than EVAL_SHARE of the
@@ -165,7 +203,7 @@ def solve(plan: Schedule, step: int, seconds_left: float, costs: Costs, *, every
     allowed = EVAL_SHARE * max(0.0, seconds_left)
 
     def fits(factor: float) -> bool:
-        revised = plan.revised(step, factor)
+        revised = plan.revised(step, factor, planned)
         return duration(revised, step, costs, every=thinned(revised, step, costs, allowed, every=every)) <= limit
 
     low, high = 0.0, 1.0
@@ -174,8 +212,8 @@ def solve(plan: Schedule, step: int, seconds_left: float, costs: Costs, *, every
     while high - low > 1e-9 + 1e-7 * low:
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    revised = plan.revised(step, low)
-    return Revision(step, low, thinned(revised, step, costs, allowed, every=every))
+    revised = plan.revised(step, low, planned)
+    return Revision(step, low, thinned(revised, step, costs, allowed, every=every), planned)
 
 
 def thinned(plan: Schedule, step: int, costs: Costs, allowed: float, *, every: int) -> int:

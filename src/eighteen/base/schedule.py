@@ -43,6 +43,9 @@ class Step:
         return self.first + self.batch
 
 
+_Span = tuple[int, Phase, float, float]  # a phase, and from which epoch of the recipe to which
+
+
 @dataclass(frozen=True)
 class _Stretch:
     """Steps of one phase, from ``step`` on, starting at stream position ``first``.
@@ -62,12 +65,13 @@ class _Stretch:
 class Schedule:
     """All steps of a run; ``at`` is a lookup, so that a run can start again anywhere.
 
-    epochs: the recipe's      end: the stream position at which the phases end, between those of two steps
+    epochs: the recipe's      spans: its phases      end: the stream position at which they end, between those of two steps
     """
 
     optim: Optim
     epochs: float
     num_samples: int
+    spans: tuple[_Span, ...]
     stretches: tuple[_Stretch, ...]
     num_steps: int
     end: float
@@ -127,15 +131,19 @@ class Schedule:
         whole = step.after // self.num_samples
         return whole if whole > step.first // self.num_samples else None
 
-    def revised(self, number: int, factor: float) -> Schedule:
-        """From step ``number`` on ``factor`` times as many steps: the rest of the recipe is passed faster or slower,
-        each phase that is left in proportion, with at least one step; rates still end where they should.
+    def revised(self, number: int, factor: float, planned: float | None = None) -> Schedule:
+        """From step ``number`` on ``factor`` times as many steps as the rest of the recipe has: it is passed faster or
+        slower, each phase that is left in proportion, with at least one step; rates still end where they should.
+
+        planned: the epoch of the recipe to go on from, before or after the one that is due
         """
         index = self._index(number)
-        kept, now = self.stretches[: index + (self.stretches[index].step < number)], self.stretches[index]
-        rest = [replace(now, planned=self._planned(now, number)), *self.stretches[index + 1 :]]
-        ends = [one.planned for one in rest[1:]] + [self.epochs]
-        spans = [(one.phase, one.row, one.planned, end) for one, end in zip(rest, ends, strict=True)]
+        kept = self.stretches[: index + (self.stretches[index].step < number)]
+        planned = self._planned(self.stretches[index], number) if planned is None else planned
+        spans = [
+            (phase, row, max(begin, planned), end) for phase, row, begin, end in self.spans if end > planned + 1e-9
+        ]
+        spans = spans or [(*self.spans[-1][:2], planned, self.epochs)]
         stretches, num_steps, end = _laid(spans, number, self.samples_before(number), self.num_samples, factor)
         return replace(self, stretches=(*kept, *stretches), num_steps=num_steps, end=end)
 
@@ -145,16 +153,16 @@ def schedule(recipe: Recipe, num_samples: int) -> Schedule:
 
     Each phase has the whole number of steps nearest to its epochs, at least one.
     """
-    spans, end = [], 0.0
+    spans, end = list[_Span](), 0.0
     for number, row in enumerate(recipe.flat_phases):
         begin, end = end, end + row.epochs
         spans.append((number, row, begin, end))
     stretches, num_steps, samples = _laid(spans, 0, 0, num_samples, 1.0)
-    return Schedule(recipe.optim, recipe.epochs, num_samples, tuple(stretches), num_steps, samples)
+    return Schedule(recipe.optim, recipe.epochs, num_samples, tuple(spans), tuple(stretches), num_steps, samples)
 
 
 def _laid(
-    spans: Sequence[tuple[int, Phase, float, float]], step: int, first: int, num_samples: int, factor: float
+    spans: Sequence[_Span], step: int, first: int, num_samples: int, factor: float
 ) -> tuple[list[_Stretch], int, float]:
     """The stretches of these phases, from and to an epoch of the recipe each, from a step and stream position on; the
     step after the last of them, and where they end in the stream."""

@@ -79,8 +79,10 @@ def calibrate(this: Job, state: State, *, afresh: bool = False) -> Calibration:
     again = min(this.recipe.optim.recalibrate, this.data.splits["train"].num_samples)
     count = val.num_samples + again if val else 0
     per_eval = tuple(count * found[_name(each)] for each in plain)
-    end = found["save"] + EXIT_S + count * found[_name(final)] - per_eval[-1]
-    return Calibration(Costs(steps, per_eval, end), time.monotonic() - began, is_cached)
+    more = count * found[_name(final)] - per_eval[-1]
+    return Calibration(
+        Costs(steps, per_eval, found["save"] + EXIT_S, max(0.0, more)), time.monotonic() - began, is_cached
+    )
 
 
 def cache() -> Path:

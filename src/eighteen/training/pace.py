@@ -11,7 +11,7 @@ import math
 import time
 from typing import Any
 
-from eighteen.base.budget import MARKS, Costs, Revision, duration, least, solve
+from eighteen.base.budget import MARKS, Costs, Revision, due, duration, least, solve
 from eighteen.base.errors import UsageError
 from eighteen.base.events import Told
 from eighteen.base.schedule import Step
@@ -22,6 +22,7 @@ from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
 from eighteen.training.state import State
 
+NEAR = 0.02  # of the recipe, by which a plan may be ahead of its time or behind it
 MIN_SEEN = 4  # steps that say more of the speed than what was measured before
 
 
@@ -31,7 +32,8 @@ class Pace:
     def __init__(self, this: Job, state: State) -> None:
         self._this, self._state, self._seconds = this, state, this.recipe.budget.seconds
         self._costs = Costs((), (), 0.0)
-        self._ratio = 1.0  # seconds seen / calibrated
+        self._ratio = 1.0  # seconds seen / calibrated, of steps
+        self._eval_ratio: float | None = None  # of evaluations; until there is one, that of steps
         self._seen: list[tuple[int, float]] = []  # (phase, seconds) of the steps since the last revision
         self._next_mark, self._has_asked = 0, False
         self._mark_s: float | None = None  # the end of the step before, in this process
@@ -47,7 +49,11 @@ class Pace:
         if found.is_cached and state.step == 0 and not self._is_enough(found.costs):
             found = calibrate(self._this, state, afresh=True)  # that machine may have been busy
         self._costs = found.costs
-        costs = {"step_s": list(found.costs.steps), "eval_s": list(found.costs.evals), "end_s": found.costs.end}
+        costs = {
+            "step_s": list(found.costs.steps),
+            "eval_s": list(found.costs.evals),
+            "end_s": found.costs.more + found.costs.end,
+        }
         told = {"seconds": found.seconds, "cached": found.is_cached, **costs}
         if state.step == 0:
             self._require_enough(found.costs)
@@ -84,9 +90,7 @@ class Pace:
         """An epoch has ended, with its evaluation if there was one."""
         if found is None or self._seconds is None or self._mark_s is None:
             return
-        seconds = time.monotonic() - self._mark_s
-        ratio = seconds / max(1e-9, self._costs.evals[now.phase])
-        self._costs = dataclasses.replace(self._costs, evals=tuple(ratio * each for each in self._costs.evals))
+        self._eval_ratio = (time.monotonic() - self._mark_s) / max(1e-9, self._costs.evals[now.phase])
         self._mark_s = time.monotonic()
 
     def revise(self, step: int) -> dict[str, Any]:
@@ -107,8 +111,10 @@ class Pace:
     def _solved(self, step: int, budget_s: float) -> tuple[Revision, dict[str, Any]]:
         state, costs = self._state, self._seen_costs()
         spent = state.clock.seconds
-        revision = solve(state.plan, step, budget_s - spent, costs, every=self._this.recipe.eval.every)
-        plan = state.plan.revised(step, revision.factor)
+        left_s, every = budget_s - spent, self._this.recipe.eval.every
+        revision = solve(state.plan, step, left_s, costs, every=every, planned=self._elsewhere(step, costs))
+        revision = dataclasses.replace(revision, spent_s=spent)
+        plan = revision.of(state.plan)
         facts = {
             "step": step,
             "seconds": budget_s,
@@ -122,6 +128,19 @@ class Pace:
         }
         return revision, facts
 
+    def _elsewhere(self, step: int, costs: Costs) -> float | None:
+        """The epoch of the recipe that is due by the time passed, where the plan is elsewhere: it was solved from
+        speeds that did not last, and rates, sizes and augmentation shall go by time.
+        """
+        state = self._state
+        if not state.revisions:
+            return None
+        began = state.revisions[0].spent_s
+        share = (state.clock.seconds - began) / max(1e-9, self._until() - began)
+        planned = due(state.plan, share, costs)
+        is_near = abs(planned - state.plan.planned(step)) <= NEAR * state.plan.epochs
+        return None if is_near else planned
+
     def _seen_costs(self) -> Costs:
         """What was measured before the first step, corrected by what steps have taken since the last revision: those
         of this phase, or all where they are few.
@@ -131,12 +150,15 @@ class Pace:
         if len(seen) >= MIN_SEEN:
             took = sum(seconds for _, seconds in seen)
             self._ratio, self._seen = took / max(1e-9, sum(self._costs.steps[phase] for phase, _ in seen)), []
-        return dataclasses.replace(self._costs, steps=tuple(self._ratio * each for each in self._costs.steps))
+        return self._now()
+
+    def _now(self) -> Costs:
+        return self._costs.scaled(self._ratio, self._ratio if self._eval_ratio is None else self._eval_ratio)
 
     def _until(self) -> float:
         """When training is to end, so that evaluation and save still fit."""
         assert self._seconds is not None
-        return self._seconds - self._costs.end - self._costs.evals[-1]
+        return self._seconds - self._now().reserve
 
     def _needed(self, costs: Costs) -> float:
         """Seconds of the run, with one epoch and its evaluation; the first rank's."""

@@ -81,7 +81,7 @@ class State:
 
     def revise(self, revision: Revision) -> None:
         self.revisions = [*self.revisions, revision]
-        self.plan, self.every = self.plan.revised(revision.step, revision.factor), revision.every
+        self.plan, self.every = revision.of(self.plan), revision.every
 
     def train_mode(self) -> None:
         self.net.train()
