@@ -65,7 +65,7 @@ class _Stretch:
 class Schedule:
     """All steps of a run; ``at`` is a lookup, so that a run can start again anywhere.
 
-    epochs: the recipe's      spans: its phases      end: the stream position at which they end, between those of two steps
+    epochs: the recipe's      spans: its phases      end: where they end in the stream, between two steps
     """
 
     optim: Optim
