@@ -74,7 +74,7 @@ EVAL |= {"seconds": 1.23, "best": True, "size": 224, "rect": False}
                     {"top1": 0.9, "seconds": 301, "cost_usd": 2},
                 ]
             },
-            "end until  step 9  top-1 90.00 %  top-5 100.00 %  in 5:00  $2.00  "
+            "end until  step 9  top-1 90.00 %  top-5 100.00 %  without TTA  in 5:00  $2.00  "
             "reached 60 % in 1:00 for $0.40, 90 % in 5:01 for $2.00",
         ),
         (

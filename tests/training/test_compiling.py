@@ -106,8 +106,7 @@ def test_no_step_compiles_anew_whatever_was_done_to_its_pictures(data, tmp_path,
 def test_a_shape_that_was_not_compiled_goes_through_the_net_as_it_is():
     net = torch.nn.Flatten()
     one = compiling.Compiled(net)
-    one._compiled[0] = lambda images: -images.flatten(1)
-    one.shapes.add(torch.Size((2, 3, 8, 8)))
+    one.shapes[torch.Size((2, 3, 8, 8))] = lambda images: -images.flatten(1)
     images = torch.rand(3, 3, 8, 8)
     assert torch.equal(one(images), images.flatten(1))
     assert torch.equal(one(images[:2]), -images[:2].flatten(1))
@@ -150,6 +149,21 @@ def test_auto_compiles_on_a_gpu_where_enough_is_to_come(data, tmp_path, compile_
         make_job(data, tmp_path, f"train.compile={value}", *filter(None, [exact])), device=torch.device(device)
     )
     assert compiling.pays(this, compiling.Shape(16, 26, (26,), 16 * 16 * 26 * steps_left)) is does
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "size", "counts", "mode"),
+    [
+        ("cuda", 1, 32, (26,), "reduce-overhead"),
+        ("cpu", 1, 32, (26,), None),
+        ("cuda", 2, 32, (13,), None),
+        ("cuda", 1, 32, (13, 13), None),
+        ("cuda", 1, 96, (26,), None),
+    ],
+)
+def test_passes_over_tiny_pictures_are_captured_on_one_gpu(data, tmp_path, device, ranks, size, counts, mode):
+    this = replace(make_job(data, tmp_path, world=World(0, ranks)), device=torch.device(device))
+    assert compiling.mode_for(this, compiling.Shape(size, 26, counts, 1e9)) == mode
 
 
 def test_the_shapes_of_a_run_are_those_still_to_come_in_the_shares_of_a_rank(data, tmp_path):

@@ -32,6 +32,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # Pixels of a size that a GPU must still train on for "auto" to compile for it. Not measured here: we take it that a
 # ResNet-50 trains on some 125 million a second on an H100, saves a fifth of that and compiles in about a minute.
 PAYS_FROM = 40e9
+CAPTURED = 64  # pixels: the largest size whose passes are captured
 
 
 class Shape(NamedTuple):
@@ -50,11 +51,17 @@ class Compiled(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.eager = net
-        self._compiled: list[Callable[[Tensor], Tensor]] = [torch.compile(net, dynamic=False)]  # no second child
-        self.shapes: set[torch.Size] = set()
+        self.shapes: dict[torch.Size, Callable[[Tensor], Tensor]] = {}  # in a dict the net has no second child
+        self._by_mode: dict[str | None, Callable[[Tensor], Tensor]] = {}
+
+    def add(self, shape: torch.Size, mode: str | None = None) -> None:
+        """Compile for this shape when it is first seen; mode: torch.compile's."""
+        if mode not in self._by_mode:
+            self._by_mode[mode] = torch.compile(self.eager, dynamic=False, mode=mode)
+        self.shapes[shape] = self._by_mode[mode]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._compiled[0](images) if images.shape in self.shapes else self.eager(images)
+        return self.shapes.get(images.shape, self.eager)(images)
 
 
 def compile_ahead(this: Job, state: State, pulse: Heartbeat) -> list[Told]:
@@ -72,7 +79,7 @@ def compile_ahead(this: Job, state: State, pulse: Heartbeat) -> list[Told]:
             pulse.doing("compile")
             try:
                 for count in shape.counts:
-                    net.shapes.add(torch.Size((count, this.channels, shape.size, shape.size)))
+                    net.add(torch.Size((count, this.channels, shape.size, shape.size)), mode_for(this, shape))
                     _pass(this, state, net, count, shape.size)
             except Exception as error:  # compilers raise anything
                 net.shapes.clear()
@@ -95,6 +102,14 @@ def pays(this: Job, shape: Shape) -> bool:
     if train.compile != "auto":
         return train.compile
     return this.device.type == "cuda" and not (train.exact or train.deterministic) and shape.pixels >= PAYS_FROM
+
+
+def mode_for(this: Job, shape: Shape) -> str | None:
+    """On one GPU the kernels of tiny pictures are shorter than their launches: those of a pass are captured as a CUDA
+    graph and launched together. Not where ranks exchange gradients on the way, or a step takes several passes.
+    """
+    is_whole = shape.counts == (shape.batch,) and this.world.size == 1
+    return "reduce-overhead" if this.device.type == "cuda" and is_whole and shape.size <= CAPTURED else None
 
 
 def shapes_left(this: Job, state: State) -> list[Shape]:

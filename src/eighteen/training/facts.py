@@ -6,9 +6,11 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from eighteen.base.budget import Revision
 from eighteen.base.errors import DataError
 from eighteen.training.card import Card
 
@@ -66,9 +68,10 @@ def _is_seconds(value: Any) -> bool:
 def _are_revisions(rows: Any) -> bool:
     steps = [row["step"] for row in rows]
     return (
-        all({*row} == {"step", "factor", "every"} for row in rows)
+        all({*row} == {one.name for one in fields(Revision)} for row in rows)
         and all(_is_count(row["step"]) and _is_count(row["every"]) and row["every"] > 0 for row in rows)
         and all(_is_seconds(row["factor"]) and row["factor"] <= MAX_COUNT for row in rows)
+        and all(_is_seconds(row["spent_s"]) and _is_seconds(row["planned"] or 0.0) for row in rows)
         and steps == sorted(steps)
     )
 

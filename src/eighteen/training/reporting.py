@@ -129,8 +129,9 @@ class Reporter:
         name = checkpoint.name(step) if step else None
         plan = self._state.plan
         epoch = plan.samples_before(step) / plan.num_samples
-        told = (one["top1"] for one in standing(read(run.events)) if one["event"] == "reached" and one["step"] < step)
-        self._highest = max(told, default=0.0)
+        told = standing(read(run.events)) if run.events.exists() else []  # a copy of a checkpoint comes without
+        reached = (one["top1"] for one in told if one["event"] == "reached" and one["step"] < step)
+        self._highest = max(reached, default=0.0)
         evaluated = last(run.events, "eval")
         if evaluated and evaluated["step"] < step:
             self._last = Scores(**{name: evaluated[name] for name in Scores._fields if name in evaluated})
