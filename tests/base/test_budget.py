@@ -173,6 +173,13 @@ def test_the_solution_fits_and_wastes_no_more_than_a_step_and_an_evaluation(step
     assert found.every % every == 0
 
 
+def test_little_that_is_left_of_a_recipe_can_fill_much_time():
+    plan, known = plan_of(*PHASES), costs((1.0, 1.0, 0.015625))
+    step = int(0.9921875 * plan.num_steps)
+    found = solve(plan, step, 13656.0, known, every=1)
+    assert duration(plan.revised(step, found.factor), step, known, every=1) == pytest.approx(13656.0, abs=0.1)
+
+
 @given(st.floats(0.01, 20), st.floats(10, 1e4))
 def test_evaluations_before_the_last_take_their_share_at_most(evaluation, left):
     plan, known = plan_of(*PHASES), costs((0.1, 0.1, 0.1), evaluation)

@@ -207,7 +207,7 @@ def solve(
         return duration(revised, step, costs, every=thinned(revised, step, costs, allowed, every=every)) <= limit
 
     low, high = 0.0, 1.0
-    while fits(high) and high * plan.epochs < MOST_EPOCHS:
+    while fits(high) and plan.revised(step, high, planned).end < MOST_EPOCHS * plan.num_samples:
         low, high = high, 2 * high
     while high - low > 1e-9 + 1e-7 * low:
         middle = (low + high) / 2
