@@ -1,9 +1,10 @@
 """Does a run end on time? ``python benchmarks/budget.py DATASET --recipe R --times 2m 5m 10m [--seeds 0 1 2]``.
 
 For each time: the command line with ``--time``, its wall clock as a person sees it (the whole process, imports too)
-against what was asked for, and its accuracy; then as many epochs planned by hand (``--epochs``) with the same seed. The
-figures, with every plan that was laid on the way, go into ``results/budget-DATASET-DATE.json``, what the runs said into
-the ``.log`` beside it. The first run measures this machine's speeds anew.
+against what was asked for, and its accuracy. When all have had their time, and the machine may do something else again,
+as many epochs planned by hand (``--epochs``) with the same seeds. The figures, with every plan that was laid on the way,
+go into ``results/budget-DATASET-DATE.json``, what the runs said into the ``.log`` beside it. The first run measures this
+machine's speeds anew.
 """
 
 from __future__ import annotations
@@ -53,16 +54,21 @@ def train(data: Path, folder: Path, log: Path, *options: str) -> dict[str, Any]:
     }
 
 
-def compare(data: Path, folder: Path, log: Path, asked: str, seed: int, options: list[str]) -> dict[str, Any]:
-    """A run with a time, and one with as many epochs."""
-    own = [*options, "--set", f"train.seed={seed}"]
-    timed = train(data, folder, log, "--time", asked, *own)
-    by_hand = train(data, folder, log, "--epochs", repr(timed["epochs"]), *own)
-    budget_s = seconds(asked)
-    error, gap = timed["wall_s"] / budget_s - 1, 100 * (timed["top1"] - by_hand["top1"])
-    print(f"{asked} seed {seed}: {timed['wall_s']:.2f} s ({error:+.2%}), {timed['epochs']:.2f} epochs,", end=" ")
-    print(f"top-1 {timed['top1']:.2%}, by hand {by_hand['top1']:.2%} ({gap:+.2f} points)", flush=True)
-    return {"time": asked, "seed": seed, "error": error, "gap_points": gap, "timed": timed, "by_hand": by_hand}
+def on_time(data: Path, folder: Path, log: Path, asked: str, *options: str) -> dict[str, Any]:
+    """A run with a time."""
+    found = train(data, folder, log, "--time", asked, *options)
+    error = found["wall_s"] / seconds(asked) - 1
+    told = f"{asked}: {found['wall_s']:.2f} s ({error:+.2%}), {found['epochs']:.2f} epochs, top-1 {found['top1']:.2%}"
+    print(told, flush=True)
+    return {"time": asked, "error": error, "timed": found}
+
+
+def by_hand(data: Path, folder: Path, log: Path, run: dict[str, Any], *options: str) -> dict[str, Any]:
+    """The same with a run of as many epochs."""
+    found = train(data, folder, log, "--epochs", repr(run["timed"]["epochs"]), *options)
+    gap = 100 * (run["timed"]["top1"] - found["top1"])
+    print(f"{run['time']}: top-1 by hand {found['top1']:.2%} ({gap:+.2f} points)", flush=True)
+    return run | {"gap_points": gap, "by_hand": found}
 
 
 def main() -> None:
@@ -79,11 +85,10 @@ def main() -> None:
     log.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        runs = [
-            compare(given.dataset, Path(folder), log, asked, seed, options)
-            for asked in given.times
-            for seed in given.seeds
-        ]
+        where = given.dataset, Path(folder), log
+        seeds = {seed: (*options, "--set", f"train.seed={seed}") for seed in given.seeds}
+        timed = [(seed, on_time(*where, asked, *seeds[seed])) for asked in given.times for seed in seeds]
+        runs = [{"seed": seed} | by_hand(*where, run, *seeds[seed]) for seed, run in timed]
     gaps, errors = [one["gap_points"] for one in runs], [abs(one["error"]) for one in runs]
     summary = {"largest_error": max(errors), "limit": LIMIT, "mean_gap_points": statistics.mean(gaps), "gaps": gaps}
     record(name, recipe=given.recipe, changes=given.set, summary=summary, runs=runs)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 SIZE, BATCH, WIDTHS = 64, 64, (32, 64, 128, 256)
-NUM_STEPS = 12  # that are timed, after as many that are not
+NUM_STEPS = 48  # that are timed, after as many that are not
 FIRST, TOTAL = NUM_STEPS + 1, 2 * NUM_STEPS + 2
 MEAN, STD = 0.5, 0.25  # of pixels in [0, 1]
 MIN_SCALE = 0.35
