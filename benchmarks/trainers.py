@@ -26,7 +26,7 @@ from eighteen.demo.sheets import pack_sheets
 from eighteen.training.precision import autocast_dtype
 
 CONTENDERS = {"lightning": "lightning_trainer.py", "ours": "our_trainer.py"}
-TASKS, SIZE, NUM_PICTURES = ("memory", "loader"), 64, 640
+TASKS, SIZE, NUM_PICTURES = ("memory", "loader"), 64, 6400
 SOURCE = Path(__file__).parents[1] / "src"
 
 
