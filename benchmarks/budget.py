@@ -1,9 +1,9 @@
 """Does a run end on time? ``python benchmarks/budget.py DATASET --recipe R --times 2m 5m 10m [--seeds 0 1 2]``.
 
 For each time: the command line with ``--time``, its wall clock as a person sees it (the whole process, imports too)
-against what was asked for, and its accuracy. When all have had their time, and the machine may do something else again,
-as many epochs planned by hand (``--epochs``) with the same seeds. The figures, with every plan that was laid on the way,
-go into ``results/budget-DATASET-DATE.json``, what the runs said into the ``.log`` beside it. The first run measures this
+against what was asked for, and its accuracy. When all have had their time, and the machine may do something else, as
+many epochs planned by hand (``--epochs``) with the same seeds. The figures, with every plan laid on the way, go into
+``results/budget-DATASET-DATE.json``, what the runs said into the ``.log`` beside it. The first run measures this
 machine's speeds anew.
 """
 

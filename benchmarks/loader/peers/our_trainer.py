@@ -1,4 +1,4 @@
-"""Our trainer, whole runs of it: events, heartbeat and all; only its checkpoint comes at the end, as Lightning has none.
+"""Our trainer, whole runs of it, events, heartbeat and all; its one checkpoint is at the end: Lightning has none.
 
 Takes turns as ``steps`` says: python our_trainer.py FOLDER PRECISION, which holds noise.e18 and sheets.e18.
 """
@@ -36,7 +36,13 @@ def turn(task: str) -> Clocks:
                 "mean": [MEAN] * data.channels,
                 "std": [STD] * data.channels,
             },
-            "train": {"precision": PRECISION, "compile": False, "log_every": NUM_STEPS, "notices": "off", "checkpoint": "phase"},
+            "train": {
+                "precision": PRECISION,
+                "compile": False,
+                "log_every": NUM_STEPS,
+                "notices": "off",
+                "checkpoint": "phase",
+            },
         }
     )
     seen: dict[int, Clocks] = {}
