@@ -162,7 +162,7 @@ def compiled(scale: Scale, tell: Tell) -> None:
 
 def loader(scale: Scale, tell: Tell) -> None:
     """Pictures from the loader against synthetic ones, in turns, and how long the trainer waits for them."""
-    found = _bench(scale, sizes=scale.sizes[:1], compiled=(False,), with_bare=False, pictures=("synthetic", "real"))
+    found = _bench(scale, sizes=scale.sizes[:1], compiled=(False,), rivals=(), pictures=("synthetic", "real"))
     speed = {row["variant"]["pictures"]: row["images_per_s"]["median"] for row in found["rows"]}
     tell({**found, "real_over_synthetic": speed["real"] / speed["synthetic"]})
 
@@ -221,10 +221,12 @@ def textures(count: int, *, side: int, seed: int = 0) -> tuple[Any, Any]:
 
 
 def _sizes(scale: Scale, tell: Tell, *, compiled: tuple[bool, ...]) -> None:
+    from eighteen.advice.turns import RIVALS
+
     found: dict[str, Any] = {}
     for number, size in enumerate(scale.sizes):
-        with_bare = not compiled[0] or number == 0
-        found[str(size)] = _bench(scale, (size,), compiled=compiled, with_bare=with_bare, pictures=("synthetic",))
+        rivals = RIVALS if not compiled[0] or number == 0 else ()
+        found[str(size)] = _bench(scale, (size,), compiled=compiled, rivals=rivals, pictures=("synthetic",))
         tell(found)
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -354,7 +354,7 @@ def predict(
     format: str | None = None,
     batch: int = 64,
     checkpoint: str | None = None,
-    tta: str = "none",
+    tta: Literal["none", "flip", "crops"] = "none",
 ) -> None:
     """Say what pictures show.
 

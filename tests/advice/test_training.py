@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -29,17 +30,18 @@ def measure(recipe, data, **settings):
     return training.bench(recipe, data, **{**plain, **settings})
 
 
-def test_every_size_is_measured_with_both_kinds_of_pictures_and_against_a_bare_loop(data, recipe):
+def test_every_size_is_measured_with_both_kinds_of_pictures_and_against_other_loops(data, recipe):
     told = []
     found = measure(recipe, data, sizes=(32, 48), on_progress=lambda *now: told.append(now))
     names = [row.variant.name for row in found.rows]
-    kinds = ("synthetic, eager", "synthetic, eager, bare", "real, eager")
+    kinds = ("synthetic, eager", "synthetic, eager, bare", "synthetic, eager, lightning", "real, eager")
     assert names == [f"{size} px, {kind}" for size in (32, 48) for kind in kinds]
-    assert told[-1] == (18, 18, 0)
+    assert told[-1] == (24, 24, 0)
     assert (found.num_rounds, found.left_out, [*found.rooflines]) == (2, {}, [32, 48])
     for row in found.rows:
         assert row.images_per_s.low > 0
-        assert (row.over_bare is not None) == (row.variant.name.endswith("synthetic, eager"))
+        is_compared = row.variant.name.endswith("synthetic, eager")
+        assert [ratio is not None for ratio in (row.over_bare, row.lightning_over)] == [is_compared] * 2
         assert row.of_roofline == pytest.approx(
             row.images_per_s.median / found.rooflines[row.variant.size].images_per_s
         )
@@ -47,7 +49,7 @@ def test_every_size_is_measured_with_both_kinds_of_pictures_and_against_a_bare_l
 
 def test_sizes_and_batches_are_those_of_the_recipe_where_none_are_given(data, recipe):
     small = recipes.load(recipe, batch=4)
-    found = measure(small, data, batch=None, num_rounds=1, pictures=("synthetic",), with_bare=False)
+    found = measure(small, data, batch=None, num_rounds=1, pictures=("synthetic",), rivals=())
     assert [(row.variant.size, row.variant.batch) for row in found.rows] == [(64, 4), (96, 4), (128, 4)]
 
 
@@ -56,11 +58,20 @@ def test_what_fails_or_has_no_time_left_is_left_out_with_the_reason(data, recipe
         raise RuntimeError("no compiler\nmore")
 
     monkeypatch.setattr("torch.compile", cannot)
-    found = measure(recipe, data, sizes=(32,), compiled=(False, True), pictures=("synthetic",), with_bare=False)
+    found = measure(recipe, data, sizes=(32,), compiled=(False, True), pictures=("synthetic",), rivals=())
     assert found.left_out == {"32 px, synthetic, compiled": "RuntimeError: no compiler"}
-    found = measure(recipe, data, sizes=(32, 48), pictures=("synthetic",), with_bare=False, most_s=0.0)
+    found = measure(recipe, data, sizes=(32, 48), pictures=("synthetic",), rivals=(), most_s=0.0)
     assert (len(found.rows), found.num_rounds) == (1, 1)
     assert found.left_out == {"48 px, synthetic, eager": "no time was left"}
+
+
+def test_without_lightning_its_turns_are_left_out(data, recipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    found = measure(recipe, data, sizes=(32,), num_rounds=1, pictures=("synthetic",))
+    assert found.left_out == {
+        "32 px, synthetic, eager, lightning": "ImportError: no Lightning to compare with: pip install lightning"
+    }
+    assert found.rows[0].lightning_over is None
 
 
 def test_synthetic_pictures_go_without_what_a_bare_loop_lacks(data, recipe):

@@ -1,6 +1,6 @@
 """Turns of training, with an eye on the clock; ``turns`` says what they amount to.
 
-In: a recipe and a packed dataset. Every variant (size, pictures, compiled or not, trainer or bare loop) takes its turn
+In: a recipe and a packed dataset. Every variant (size, pictures, compiled or not, whose loop) takes its turn
 of a few steps in each round, so that whatever else the machine does meanwhile disturbs all alike. The trainer of a turn
 is the real one but for checkpoints: its step, its loader, its events, its heartbeat.
 """
@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from eighteen.advice import lightning
+from eighteen.advice.by_hand import LR, ByHand
 from eighteen.advice.ceilings import Measure, synchronize
 from eighteen.advice.roofline import kernels
-from eighteen.advice.turns import Pictures, Training, Turn, Variant, medians, rooflines, rows
+from eighteen.advice.turns import RIVALS, Loop, Pictures, Training, Turn, Variant, medians, rooflines, rows
 from eighteen.base import rundir
 from eighteen.base.errors import MachineError
 from eighteen.base.recipe import Phase, Recipe, parse
@@ -32,7 +34,7 @@ from eighteen.base.world import World
 from eighteen.data.dataset import Dataset
 from eighteen.data.loader import TrainLoader
 from eighteen.data.maker import Batch
-from eighteen.training import models, optim
+from eighteen.training import models
 from eighteen.training import state as states
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
@@ -41,7 +43,7 @@ from eighteen.training.state import State
 from eighteen.training.step import train_step
 from eighteen.training.train import torch_settings
 
-SEED, LR = 18, 1e-4  # a rate at which nothing diverges
+SEED = 18
 NUM_BATCHES = 4  # synthetic ones, in turn
 WARM_UP = 8  # steps before the clock: more than the loader has made when they begin
 MAX_GRAPHS = 64  # compiled, of one model: several sizes, of the trainer and of the bare loop
@@ -57,7 +59,7 @@ def bench(
     batch: int | None = None,
     pictures: Sequence[Pictures] = ("synthetic", "real"),
     compiled: Sequence[bool] = (False, True),
-    with_bare: bool = True,
+    rivals: Sequence[Loop] = RIVALS,
     num_steps: int = 20,
     num_rounds: int = 5,
     most_s: float = float("inf"),
@@ -67,7 +69,8 @@ def bench(
     """Measure the training of a recipe's model on a dataset's train split, on this machine's device.
 
     sizes: in pixels; those of the recipe's phases if none      batch: instead of the phases' own
-    with_bare: also a loop without the trainer, on the same synthetic pictures
+    rivals: whose loops are measured too, on the same synthetic pictures; Lightning's Trainer only if it is installed,
+        and not compiled
     most_s: after which no further round begins, nor a variant its first turn: it is left out
     scale: of what the ceilings are measured with
     raises RecipeError if the model does not take a size, MachineError if not one variant could be measured
@@ -79,11 +82,12 @@ def bench(
     rows_of = {phase.sizes[0]: phase.model_copy(update={"batch": batch} if batch else {}) for phase in chosen}
     draw, left_out = random.Random(SEED), dict[str, str]()
     variants = [
-        Variant(size, row.batch, kind, is_compiled, bare)
+        Variant(size, row.batch, kind, is_compiled, loop)
         for size, row in rows_of.items()
         for kind in pictures
         for is_compiled in compiled
-        for bare in ((False, True) if with_bare and kind == "synthetic" else (False,))
+        for loop in ("ours", *(rivals if kind == "synthetic" else ()))
+        if not (is_compiled and loop == "lightning")
     ]
     total = len(variants) * (1 + num_rounds)
     with ExitStack() as stack:
@@ -218,13 +222,15 @@ class _Track:
     def __init__(self, some: Job, jobs: Mapping[Pictures, Mapping[int, Job]], pulse: Heartbeat, num_steps: int) -> None:
         self._jobs, self._pulse, self._num_steps, self._device = jobs, pulse, num_steps, some.device
         self._states = dict[tuple[Pictures, bool], State]()
-        self._bare = _Bare(some)
-        self.plain = self._bare.model
+        self._by_hand = {loop: ByHand(some) for loop in RIVALS}
+        self.plain = self._by_hand["bare"].model
         self._batches = dict[tuple[int, int], list[Batch]]()
 
     def turn(self, variant: Variant) -> Turn:
         this = self._jobs[variant.pictures][variant.size]
-        if variant.bare:
+        if variant.loop == "lightning":
+            return self._lightning_turn(this, variant)
+        if variant.loop == "bare":
             return self._bare_turn(this, variant)
         key = variant.pictures, variant.compiled
         if key not in self._states:
@@ -252,7 +258,7 @@ class _Track:
 
     def _bare_turn(self, this: Job, variant: Variant) -> Turn:
         batches = self._synthetic(this, variant).batches
-        step = self._bare.step(variant.compiled)
+        step = self._by_hand["bare"].step(variant.compiled)
         began = 0.0
         for number in range(WARM_UP + self._num_steps):
             if number == WARM_UP:
@@ -262,6 +268,13 @@ class _Track:
             step(batch.images, batch.labels)
         synchronize(self._device)
         return Turn((time.perf_counter() - began) / self._num_steps, 0.0)
+
+    def _lightning_turn(self, this: Job, variant: Variant) -> Turn:
+        batches, by_hand = self._synthetic(this, variant).batches, self._by_hand["lightning"]
+        numbers = range(WARM_UP + self._num_steps)
+        pictures = [(one.images, one.labels) for one in (batches[number % len(batches)] for number in numbers)]
+        loss, optimizer = partial(by_hand.loss, by_hand.model), by_hand.optimizer
+        return Turn(lightning.step_seconds(by_hand.model, loss, optimizer, pictures, this.dtype, num_warm=WARM_UP), 0.0)
 
     def _synthetic(self, this: Job, variant: Variant) -> _Memory:
         key = variant.size, variant.batch
@@ -303,36 +316,3 @@ def _noise(this: Job, variant: Variant) -> list[Batch]:
         images = torch.from_numpy(pixels).to(this.device).permute(0, 3, 1, 2)
         batches.append(Batch(images, torch.from_numpy(labels).to(this.device), ids, torch.zeros_like(ids)))
     return batches
-
-
-class _Bare:
-    """What a person would write by hand, with a model and an optimiser like the trainer's."""
-
-    def __init__(self, this: Job) -> None:
-        self.model = models.build(this.recipe.model, num_classes=this.num_classes, in_chans=this.channels)
-        self.model.to(this.device).to(memory_format=torch.channels_last)
-        self._optimizer = optim.optimizer(self.model, this.recipe.optim, lr_scale=this.recipe.model.lr_scale)
-        for group in self._optimizer.param_groups:
-            group["lr"] = LR
-        self._net: dict[bool, nn.Module] = {False: self.model}
-        self._type, self._dtype, card = this.device.type, this.dtype, states.card_of(this)
-        smoothing = this.recipe.optim.label_smoothing
-        self._smoothing = smoothing[0][1] if isinstance(smoothing, list) else smoothing
-        self._mean, self._std = (
-            torch.tensor(values, device=this.device).mul_(255).view(1, -1, 1, 1) for values in (card.mean, card.std)
-        )
-
-    def step(self, compiled: bool) -> Callable[[Tensor, Tensor], None]:
-        if compiled and compiled not in self._net:
-            self._net[compiled] = cast(nn.Module, torch.compile(self.model))
-        net = self._net[compiled]
-
-        def step(images: Tensor, labels: Tensor) -> None:
-            pixels = images.float().sub_(self._mean).div_(self._std)
-            with torch.autocast(self._type, self._dtype, enabled=self._dtype is not None):
-                logits = net(pixels)
-            F.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing).backward()
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-
-        return step

@@ -15,6 +15,8 @@ from eighteen.advice.feeding import Spread, spread
 from eighteen.advice.roofline import Kernel, Roofline, roofline
 
 Pictures = Literal["synthetic", "real"]
+Loop = Literal["ours", "bare", "lightning"]
+RIVALS: tuple[Loop, Loop] = ("bare", "lightning")
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,20 @@ class Variant:
     """What takes a turn.
 
     pictures: "synthetic": batches that lie on the device; "real": read, decoded and cropped by the loader
-    compiled: by torch.compile      bare: no trainer, only a loop of PyTorch's calls
+    compiled: by torch.compile
+    loop: our trainer; "bare": only a loop of PyTorch's calls; "lightning": the Trainer of the package of that name
     """
 
     size: int
     batch: int
     pictures: Pictures
     compiled: bool
-    bare: bool = False
+    loop: Loop = "ours"
 
     @property
     def name(self) -> str:
         how = "compiled" if self.compiled else "eager"
-        return f"{self.size} px, {self.pictures}, {how}{', bare' if self.bare else ''}"
+        return f"{self.size} px, {self.pictures}, {how}{'' if self.loop == 'ours' else f', {self.loop}'}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Row:
     """What the turns of a variant amount to.
 
     over_bare: step time over that of the bare loop, round by round; None where there is none to compare with
+    lightning_over: Lightning's step time over this one, likewise
     of_matmul, of_memory: the model's arithmetic and bytes a second, of the ceilings
     of_roofline: images/s, of what both together allow
     first_s: the whole of the turn before the first round, in which torch compiles
@@ -61,6 +65,7 @@ class Row:
     variant: Variant
     images_per_s: Spread
     over_bare: Spread | None
+    lightning_over: Spread | None
     waited: Spread
     of_matmul: float
     of_memory: float
@@ -97,17 +102,24 @@ def rows(
 def _row(variant: Variant, turns: Turns, first_s: float, most: Roofline, top: Ceilings) -> Row:
     done = turns[variant]
     speed = spread([variant.batch / turn.step_s for turn in done])
-    bare = [] if variant.bare or variant.pictures == "real" else turns.get(replace(variant, bare=True), [])
+    is_compared = variant.loop == "ours" and variant.pictures == "synthetic"
+    bare, lightning = (turns.get(replace(variant, loop=loop), []) if is_compared else [] for loop in RIVALS)
     return Row(
         variant,
         speed,
-        spread([ours.step_s / other.step_s for ours, other in zip(done, bare, strict=True)]) if bare else None,
+        _ratios(done, bare),
+        _ratios(lightning, done),
         spread([turn.waited for turn in done]),
         speed.median * most.flops / top.flops_per_s,
         speed.median * most.num_bytes / top.bytes_per_s,
         speed.median / most.images_per_s,
         first_s,
     )
+
+
+def _ratios(above: Sequence[Turn], below: Sequence[Turn]) -> Spread | None:
+    """Of step times, round by round."""
+    return spread([a.step_s / b.step_s for a, b in zip(above, below, strict=True)]) if above and below else None
 
 
 def rooflines(kernels: Mapping[int, Sequence[Kernel]], top: Ceilings) -> dict[int, Roofline]:

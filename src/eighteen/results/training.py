@@ -10,13 +10,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from eighteen.advice.feeding import Spread
-from eighteen.advice.turns import Row, Training
+from eighteen.advice.turns import Loop, Row, Training
 from eighteen.base.files import write_json
 from eighteen.base.hardware import environment
 from eighteen.results.feeding import table
 from eighteen.results.lines import MISSING
 
 COLUMNS = ("size", "pictures", "how", "images/s", "range", "/ bare", "range", "waits", "mat", "mem", "roof")
+
+
+LOOPS: dict[Loop, str] = {"ours": "noise", "bare": "bare", "lightning": "Trainer"}
 
 
 def show(found: Training) -> RenderableType:
@@ -30,8 +33,14 @@ def show(found: Training) -> RenderableType:
         f"{roof.num_bytes / 1e6:.3g} MB a picture, at most {roof.images_per_s:,.0f} images/s"
         for size, roof in found.rooflines.items()
     )
+    rivals = (
+        f"{row.variant.size} px: a step of Lightning's Trainer takes {ratio.median:.3f} times as long "
+        f"({ratio.low:.2f}-{ratio.high:.2f})"
+        for row in found.rows
+        if (ratio := row.lightning_over)
+    )
     missing = (f"{name}: left out, {why}" for name, why in found.left_out.items())
-    lines = "\n".join((f"\n{ceilings}", *roofs, *missing))
+    lines = "\n".join((f"\n{ceilings}", *roofs, *rivals, *missing))
     return Group(Text(f"{head}\n{how}\n"), table(COLUMNS, map(cells, found.rows)), Text(lines))
 
 
@@ -39,7 +48,7 @@ def cells(row: Row) -> list[str]:
     variant = row.variant
     return [
         f"{variant.size}",
-        "bare" if variant.bare else "noise" if variant.pictures == "synthetic" else "real",
+        "real" if variant.pictures == "real" else LOOPS[variant.loop],
         "compiled" if variant.compiled else "eager",
         f"{row.images_per_s.median:,.0f}",
         f"{row.images_per_s.low:,.0f}-{row.images_per_s.high:,.0f}",

@@ -133,7 +133,7 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
 
 def _some_pictures(this: Job, count: int) -> Tensor:
     """The first train pictures of the run's order, as evaluation sees them: [N, C, H, W] float."""
-    split, settings, card = this.data.splits["train"], this.recipe.eval, card_of(this)
+    split, settings, card = this.data.splits["train"], this.recipe.final_eval, card_of(this)
     samples, _ = this.order.at(0, min(count, split.num_samples))
     square = settings.model_copy(update={"rect": False})
     how = {"device": torch.device("cpu"), "channels": this.channels, "samples": samples}
