@@ -24,7 +24,7 @@ BASE_IMPORTS = {"eighteen", "numpy", "pydantic", "pydantic_core", "tomli_w", *sy
 LIGHT = {  # modules that do not import torch at load, those of them that exist
     "": ("__main__", "cli", "base*", "recipes*", "cloud*", "demo*"),
     "data.": ("sources", "pack", "shards", "index", "dataset"),
-    "advice.": ("doctor", "plan"),
+    "advice.": ("doctor", "plan", "parts", "feeding"),
     "results.": ("terminal", "tensorboard", "report", "live"),
 }
 SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}  # names of files

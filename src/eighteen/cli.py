@@ -34,7 +34,7 @@ app = App(
     version=lambda: _version(),
     help_format="plaintext",
 )
-bench = App(name="bench", help="Measure how fast this machine is.", help_format="plaintext")
+bench = App(name="bench", help="Measure how fast this machine is: each part, the loader, or the training.", help_format="plaintext")
 app.command(bench)
 
 
@@ -424,6 +424,59 @@ def demo(folder: Path = Path("demo"), *, samples: int = 3000) -> None:
         raise SystemExit(run_demo(folder, num_samples=samples))
 
 
+@bench.default
+def bench_machine(
+    data: Path | None = None,
+    *,
+    recipe: str = "auto",
+    model: str | None = None,
+    batch: int | None = None,
+    set_: Changes = (),
+    runs_dir: Path = Path(),
+    part_seconds: float = 2.0,
+    json: Path | None = None,
+) -> None:
+    """Measure each part of a training alone, and the machine: about a minute.
+
+    Under torchrun, on several machines too, it also measures the all-reduce between all its ranks.
+
+    Args:
+        data: A packed dataset, whose train split is read; drawn pictures if left out.
+        recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machine.
+        model: A timm name, or package.module:function.
+        batch: The global batch of the first phase; the others follow.
+        set_: Change the recipe: a.b=value. May be repeated.
+        runs_dir: Where checkpoints would lie.
+        part_seconds: How long a part is repeated.
+        json: A file to write the figures to.
+    """
+    from tempfile import TemporaryDirectory
+
+    from eighteen.data import dataset as datasets
+    from eighteen.demo.sheets import pack_sheets
+
+    if part_seconds <= 0:
+        got, need = f"{part_seconds:g}", "seconds above 0"
+        raise UsageError("--part-seconds", got=got, need=need, hint="eighteen bench --part-seconds 2")
+    with TemporaryDirectory() as folder:
+        dataset = datasets.open(data or pack_sheets(Path(folder)))
+        from eighteen.advice.measure import measure
+        from eighteen.results import packing, parts
+        from eighteen.training.resolve import resolve
+
+        resolved = resolve(recipe, dataset, say=_to_stderr, model=model, batch=batch, changes=set_)
+        with packing.progress(_console(stderr=True), "measuring") as on_progress:
+            world = from_environment()
+            found = measure(
+                resolved, dataset, world, runs_dir=runs_dir, part_s=part_seconds, on_progress=on_progress
+            )
+    if world.is_first:
+        _console().print(parts.show(found))
+        if json is not None:
+            parts.write(found, json)
+            print(f"wrote {json}")
+
+
 @bench.command
 def loader(
     dataset: Path | None = None,
@@ -543,6 +596,10 @@ def bench_train(
     if json is not None:
         training.write(found, json)
         print(f"wrote {json}")
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _warn(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -88,6 +89,25 @@ def test_a_path_lies_on_the_innermost_mount(tree):
     assert machine.disk_of(tree / "net/deep", tree).filesystem == "nfs4"
     assert machine.disk_of(tree / "net/deep", tree).is_network
     assert not machine.disk_of(tree, tree).is_network
+
+
+def test_usage_tells_who_uses_the_processors(tree):
+    write(tree, "sys/fs/cgroup/jobs/mine/cpu.stat", "usage_usec 5\nthrottled_usec 1000\n")
+    usage = machine.Usage(root=tree)
+    ends = time.monotonic() + 0.05
+    while time.monotonic() < ends:
+        pass
+    write(tree, "proc/stat", STAT.replace("cpu  100", "cpu  160"))
+    write(tree, "sys/fs/cgroup/jobs/mine/cpu.stat", "usage_usec 5\nthrottled_usec 501000\n")
+    found = usage.take()
+    assert 0 < found["own"] < 1.5
+    assert found["others"] > 1  # 0.6 s in a twentieth
+    assert found["throttled"] > 1
+    assert usage.take()["throttled"] == 0.0
+
+
+def test_usage_leaves_out_what_the_system_does_not_tell(tmp_path):
+    assert {*machine.Usage(root=tmp_path).take()} == {"own"}
 
 
 def smi(folder, monkeypatch, script):

@@ -13,6 +13,7 @@ import eighteen
 from eighteen.base import events, rundir
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import Diverged
+from eighteen.base.hardware import num_cpus
 from eighteen.base.schedule import schedule
 from eighteen.training import auto, checkpoint
 from eighteen.training.auto import Facts
@@ -68,6 +69,13 @@ def test_shares_of_time_sum_to_one_with_evaluations_and_checkpoints_in_between(r
         assert 0 < event["images_per_s"] < 1e6
         assert event["eta_s"] >= 0
     assert happened(run, "step")[-1]["eta_s"] == pytest.approx(0, abs=1e-6)
+
+
+def test_steps_tell_who_used_the_processors_and_how_many_threads_decode(data, tmp_path, run):
+    one = happened(train(data, tmp_path, "phases.0.epochs=6", "data.threads=1", "data.prefetch=1").run, "step")
+    assert {event["threads"] for event in one} == {1}
+    assert {event["threads"] for event in happened(run, "step")} == {num_cpus()}
+    assert all(event["cpus"]["own"] > 0 for event in one)
 
 
 def test_tensorboard_has_the_events_over_samples(run):

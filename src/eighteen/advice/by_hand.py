@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -33,10 +33,14 @@ class ByHand:
             torch.tensor(values, device=this.device).mul_(255).view(1, -1, 1, 1) for values in (card.mean, card.std)
         )
 
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] uint8 -> [N, K] logits."""
+        with self._autocast():
+            return self.model(self._normalised(images))
+
     def loss(self, net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Under autocast, if there is one."""
-        logits = net(images.float().sub_(self._mean).div_(self._std))
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing)
+        return self._loss(net(self._normalised(images)), labels)
 
     def step(self, compiled: bool) -> Callable[[Tensor, Tensor], None]:
         if compiled and compiled not in self._net:
@@ -44,10 +48,29 @@ class ByHand:
         net = self._net[compiled]
 
         def step(images: Tensor, labels: Tensor) -> None:
-            with torch.autocast(self._type, self._dtype, enabled=self._dtype is not None):
+            with self._autocast():
                 loss = self.loss(net, images, labels)
             loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._update()
 
         return step
+
+    def parts(self, images: Tensor, labels: Tensor) -> Iterator[Callable[[], object]]:
+        """A step in three: forward, backward, optimiser, each to be called before the next is taken."""
+        found = list[Tensor]()
+        yield lambda: found.append(self._loss(self.forward(images), labels))
+        yield found[0].backward
+        yield self._update
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._type, self._dtype, enabled=self._dtype is not None)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images.float().sub_(self._mean).div_(self._std)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing)
+
+    def _update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)

@@ -202,6 +202,7 @@ class _Memory:
     batches: Sequence[Batch]
     kept_bytes: Mapping[int, None]
     on_bad: Any = None
+    num_threads: int = 0
 
     def __enter__(self) -> Self:
         return self
@@ -302,6 +303,8 @@ def _real(this: Job) -> TrainLoader:
         device=this.device,
         channels=this.channels,
         rendition=this.recipe.data.rendition,
+        num_threads=this.recipe.data.threads or None,
+        prefetch=this.recipe.data.prefetch,
     )
 
 

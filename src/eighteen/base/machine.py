@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,39 @@ class Disk:
     filesystem: str
     is_network: bool
     free_bytes: int
+
+
+class Usage:
+    """Who uses the processors, from one call of ``take`` to the next.
+
+    num_alike: processes on this machine that do as much as this one: the ranks of a run
+    """
+
+    def __init__(self, num_alike: int = 1, root: Path = Path("/")) -> None:
+        self._root, self._num_alike = root, num_alike
+        self._before = self._now()
+
+    def take(self) -> dict[str, float]:
+        """own, others: processors in use, on average; throttled: processors' worth of time for which a cgroup's quota
+        made processes wait. What the system does not tell is left out.
+        """
+        before, self._before = self._before, self._now()
+        spent = {name: self._before[name] - before[name] for name in before if name in self._before}
+        seconds = max(spent.pop("clock"), 1e-9)
+        if "others" in spent:
+            spent["others"] -= spent["own"]
+        return {name: max(0.0, value) / seconds for name, value in spent.items()}
+
+    def _now(self) -> dict[str, float]:
+        told = {"clock": time.monotonic(), "own": self._num_alike * time.process_time()}
+        with suppress(OSError, ValueError, IndexError):
+            told["others"] = _busy_s(self._root)
+        for folder in _cgroups(self._root, "cpu"):
+            with suppress(OSError, ValueError, LookupError):
+                facts = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+                told["throttled"] = int(facts["throttled_usec"]) / 1e6
+                break
+        return told
 
 
 @dataclass(frozen=True)
@@ -250,14 +284,14 @@ def _waiting(root: Path) -> float:
 
 def _others(root: Path, watch_s: float) -> float:
     """Processors that others kept busy, of all there are."""
-
-    def busy() -> float:
-        user, nice, system, _, _, irq, softirq, steal = (
-            int(field) for field in (root / "proc/stat").read_text().split("\n")[0].split()[1:9]
-        )
-        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-    before, ours, began = busy(), time.process_time(), time.monotonic()
+    usage = Usage(root=root)
     time.sleep(watch_s)
-    taken = time.monotonic() - began
-    return max(0.0, (busy() - before - (time.process_time() - ours)) / taken)
+    return usage.take()["others"]
+
+
+def _busy_s(root: Path) -> float:
+    """Seconds that all processors together have been busy since the machine started."""
+    with (root / "proc/stat").open() as file:
+        fields = [int(field) for field in file.readline().split()[1:9]]
+    user, nice, system, _, _, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

@@ -248,6 +248,10 @@ class Data(Section):
         description="in which memory decoded pictures are kept; auto: the device's, else the host's, where they fit and"
         " a phase sees each at least twice",
     )
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="that decode train pictures on each rank; 0: its share of the processors"
+    )
+    prefetch: Annotated[int, Field(ge=1, le=64)] = Field(default=3, description="batches that are made ahead")
     balance: Literal["none", "weights", "sampling"] = Field(
         default="none", description="against class imbalance: weigh the loss, or draw classes evenly"
     )

@@ -80,7 +80,8 @@ class TrainLoader:
         self._channels, self._device = channels, device
         self._free = _free_memory(world, device)
         self.kept_bytes: dict[int, tuple[str, int] | None] = {}  # by phase: "host" or "device", and how much
-        self._maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
+        self.num_threads = num_threads or _share_of_cpus(world)
+        self._maker = BatchMaker(split, device, channels, self.num_threads)
         self._prefetch, self._patience_s = prefetch, patience_s
         self._ahead: Ahead[tuple[int, Step, Sending]] | None = None
         self._reported_wait_s = 0.0

@@ -131,6 +131,8 @@ def _step_seconds(this: Job, state: State, row: Phase, limit: float) -> float:
         channels=this.channels,
         rendition=this.recipe.data.rendition,
         kept=this.recipe.data.keep,
+        num_threads=this.recipe.data.threads or None,
+        prefetch=this.recipe.data.prefetch,
     )
     loader.on_bad = lambda bad: None  # the run will tell
     with loader:
@@ -197,7 +199,7 @@ def _key(this: Job) -> str:
         ),
         "data": this.data.digest,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
+        "threads": [torch.get_num_threads(), this.recipe.data.threads, this.recipe.data.prefetch],
         "ranks": [this.world.size, this.world.local_size],
         "versions": [metadata.version("eighteen"), torch.__version__],
     }

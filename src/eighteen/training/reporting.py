@@ -20,6 +20,7 @@ from eighteen.base.budget import is_reached, newly_reached
 from eighteen.base.errors import BudgetSpent, PeerLost, Stopped, exit_code_of
 from eighteen.base.events import STOP, Event, OnEvent, Told, last, read, standing
 from eighteen.base.files import unwritable
+from eighteen.base.machine import Usage
 from eighteen.base.recipe import Tta
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
@@ -81,6 +82,7 @@ class Reporter:
         self._unsaved: OSError | None = None
         self._best_before, self._stall_s = state.best_checkpoint, 0.0
         self._interval = _Interval()
+        self._usage = Usage(num_alike=this.world.local_size)
         self._heartbeat_at = self._saved_at = time.monotonic()
         self._cost_done = 0.0
         self._phase: int | None = None
@@ -336,6 +338,8 @@ class Reporter:
             stages={name: waits[name] for name in ("read_s", "verify_s", "decode_s", "resize_s", "copy_s")},
             skipped=self._skipped,
             memory_bytes=memory_bytes(self._this.device),
+            threads=self._loader.num_threads,
+            cpus=self._usage.take(),
         )
         if self._this.world.is_first and time.monotonic() - self._heartbeat_at > HEARTBEAT_S:
             self._heartbeat_at = time.monotonic()

@@ -132,6 +132,8 @@ def train_loader(this: Job, state: State) -> TrainLoader:
         channels=this.channels,
         rendition=recipe.data.rendition,
         kept=recipe.data.keep,
+        num_threads=recipe.data.threads or None,
+        prefetch=recipe.data.prefetch,
         patience_s=PATIENCE_S,
         start=state.step,
     )
