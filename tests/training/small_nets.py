@@ -159,6 +159,28 @@ def troubled(
     return Troubled(globals()[net](num_classes, in_chans), slow_s, slow_to, flip_at, rank)
 
 
+class Cramped(nn.Module):
+    """``net``, which wants more memory than any machine has for more than ``room`` pictures (of each rank) at a time,
+    from its forward pass ``since`` of training on.
+    """
+
+    def __init__(self, net: nn.Module, room: Sequence[int], since: int) -> None:
+        super().__init__()
+        self.net, self._since, self._count = net, since, -1
+        self._room = room[int(os.environ.get("RANK", 0)) % len(room)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._count += self.training
+        logits = self.net(images)
+        if self.training and self._count >= self._since and len(images) > self._room:
+            torch.empty(2**52)
+        return logits
+
+
+def cramped(num_classes: int, in_chans: int, room: Sequence[int], since: int = 0, net: str = "normed") -> Cramped:
+    return Cramped(globals()[net](num_classes, in_chans), room, since)
+
+
 class Paced(nn.Module):
     """``normed``, whose forward passes of training take as long as ``PACE_S`` says."""
 

@@ -72,7 +72,7 @@ def test_shares_of_time_sum_to_one_with_evaluations_and_checkpoints_in_between(r
 
 
 def test_steps_tell_who_used_the_processors_and_how_many_threads_decode(data, tmp_path, run):
-    one = happened(train(data, tmp_path, "phases.0.epochs=6", "data.threads=1", "data.prefetch=1").run, "step")
+    one = happened(train(data, tmp_path, "data.threads=1", "data.prefetch=1").run, "step")
     assert {event["threads"] for event in one} == {1}
     assert {event["threads"] for event in happened(run, "step")} == {num_cpus()}
     assert all(event["cpus"]["own"] > 0 for event in one)

@@ -5,6 +5,7 @@ EighteenError                      1  a bug, if it is raised as itself
 │   └── RecipeError                2  a key or value of a recipe
 ├── DataError (ValueError)         3  sources or a dataset that cannot be used
 ├── MachineError                   4  this machine cannot do what was asked
+│   ├── OutOfMemory                4  a step does not fit; smaller parts of a batch may
 │   ├── Stalled                    4  pictures are late; whoever waits may go on waiting
 │   └── Unwritable                 3  the disk of a run that is under way cannot be written to
 ├── Diverged                       5  the loss was not finite three steps in a row
@@ -56,6 +57,10 @@ class DataError(EighteenError, ValueError):
 
 class MachineError(EighteenError):
     exit_code = 4
+
+
+class OutOfMemory(MachineError):
+    pass
 
 
 class Stalled(MachineError):

@@ -70,6 +70,11 @@ class RunDir:
         return self.path / "clock.json"
 
     @property
+    def room(self) -> Path:
+        """In how large parts its steps fit into memory, see ``training.room``; not there while all do."""
+        return self.path / "room.json"
+
+    @property
     def stop(self) -> Path:
         return self.path / "stop.json"
 

@@ -37,14 +37,14 @@ class Part:
 
 
 class Slices:
-    """Parts of ``size`` samples; 0: the whole share.
+    """Parts of ``size`` samples; 0: the whole share. It may be changed between two steps.
 
     net: what the step calls; DDP, or a module that is alone      buffers: all running statistics in one tensor
-    counters: integer buffers, which count steps and not parts
+    counters: integer buffers, which count steps and not parts      before: all running statistics as a step began
     """
 
     def __init__(self, net: nn.Module, buffers: Tensor, counters: list[Tensor], world: World, size: int) -> None:
-        self._net, self._buffers, self._counters, self._world, self._size = net, buffers, counters, world, size
+        self._net, self._buffers, self._counters, self._world, self.size = net, buffers, counters, world, size
         self._in_ddp = isinstance(net, DistributedDataParallel)
         self._sum = torch.zeros_like(buffers)
         self.loss_scale = world.size  # DDP takes the mean over ranks
@@ -53,11 +53,11 @@ class Slices:
         """The parts of a rank's share of a batch of ``size``; with them a step begins."""
         mine = self._world.slice(size)
         num_samples = mine.stop - mine.start
-        starts = range(0, max(1, num_samples), self._size or max(1, num_samples))
-        self._num_parts = len(starts)
+        starts = range(0, max(1, num_samples), self.size or max(1, num_samples))
+        self._num_parts, self.before = len(starts), self._buffers.clone()
         if self._num_parts > 1:
             self._sum.zero_()
-            self._before = [tensor.clone() for tensor in (self._buffers, *self._counters)]
+            self._counted = [tensor.clone() for tensor in self._counters]
         return [
             Part(
                 key=self._world.rank + self._world.size * number,
@@ -72,14 +72,14 @@ class Slices:
         """How many pictures a part of a whole batch of ``size`` can have."""
         mine = self._world.slice(size)
         num_samples = mine.stop - mine.start
-        most = self._size or num_samples
+        most = self.size or num_samples
         return {min(most, num_samples - start) for start in range(0, num_samples, most)}
 
     @contextmanager
     def computing(self, part: Part) -> Iterator[None]:
         """For the time of a part's forward and backward pass. Gradients travel between ranks only with the last."""
         if self._num_parts > 1:
-            _put_back((self._buffers, *self._counters), self._before)
+            _put_back((self._buffers, *self._counters), [self.before, *self._counted])
         with cast(DistributedDataParallel, self._net).no_sync() if self._in_ddp and not part.is_last else nullcontext():
             yield
         if self._num_parts > 1:
@@ -95,7 +95,7 @@ class Workers:
     """``count`` virtual workers, of which this rank has its share.
 
     The gradients of ``weights`` become views of one flat tensor, as ``buffers``, all running statistics, are already.
-    counters: integer buffers, which count steps and not parts
+    counters: integer buffers, which count steps and not parts      before: all running statistics as a step began
     """
 
     loss_scale = 1
@@ -118,7 +118,7 @@ class Workers:
 
     def cut(self, batch: Batch, size: int) -> list[Part]:
         """The parts of a rank's share of a batch of ``size``; with them a step begins."""
-        self._before = [tensor.clone() for tensor in (self._buffers, *self._counters)]
+        self.before, *self._counted = [tensor.clone() for tensor in (self._buffers, *self._counters)]
         self._branches: list[tuple[int, Tensor]] = []  # (level, sum): complete branches of the tree, the largest first
         share, first = self._count // self._world.size, self._world.slice(size).start
         mine = range(share * self._world.rank, share * (self._world.rank + 1))
@@ -139,7 +139,7 @@ class Workers:
     def computing(self, part: Part) -> Iterator[None]:
         """For the time of a part's forward and backward pass; then what it gave goes into the tree."""
         self._gradients.zero_()
-        _put_back((self._buffers, *self._counters), self._before)
+        _put_back((self._buffers, *self._counters), [self.before, *self._counted])
         yield
         level, total = 0, torch.cat([self._gradients, self._buffers])
         while self._branches and self._branches[-1][0] == level:

@@ -22,7 +22,7 @@ from typing import Self
 
 from eighteen.base import errors
 from eighteen.base.clock import BEGAN
-from eighteen.base.errors import EighteenError, PeerLost
+from eighteen.base.errors import EighteenError, OutOfMemory, PeerLost
 from eighteen.base.rundir import RunDir, stamp
 from eighteen.base.world import FILE_STORE
 from eighteen.training import heartbeat
@@ -59,6 +59,8 @@ class End:
     def __str__(self) -> str:
         if self.is_hung:
             return f"rank {self.rank} hung"
+        if isinstance(self.error, OutOfMemory):
+            return f"rank {self.rank} ran out of memory"
         if self.code is not None and self.code < 0:
             return f"rank {self.rank} killed by {signal.Signals(-self.code).name}"
         return f"rank {self.rank} ended with exit code {self.code}"

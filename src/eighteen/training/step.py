@@ -28,7 +28,6 @@ def train_step(
     asks: (stop, save, revise), told to all ranks
     """
     recipe, world = job.recipe, job.world
-    statistics = state.buffers.clone()
     images, targets = augment(
         batch,
         recipe.augment.at_strength(now.row.strength),
@@ -61,7 +60,7 @@ def train_step(
         state.communication.step_done()
     if told:
         told.wait()
-    _update(job, state, outcome, statistics)
+    _update(job, state, outcome)
     return outcome
 
 
@@ -75,7 +74,7 @@ def _seed(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None:
+def _update(job: Job, state: State, outcome: Tensor) -> None:
     """Clip, then let the fused optimiser step, or not if anything was not finite; all decided on the device."""
     gradients = [weight.grad for weight in state.weights if weight.grad is not None]
     bad = (~outcome[:1].isfinite() | (outcome[3:4] > 0)).float()
@@ -87,7 +86,7 @@ def _update(job: Job, state: State, outcome: Tensor, statistics: Tensor) -> None
     state.optimizer.found_inf = bad[0]  # type: ignore[attr-defined]  # fused kernels change nothing when it is 1
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=state.drops_gradients)
-    torch.where(bad > 0, statistics, state.buffers, out=state.buffers)
+    torch.where(bad > 0, state.parts.before, state.buffers, out=state.buffers)
     if state.ema:
         state.ema.update(state.step - state.plan.first_from(job.recipe.optim.ema_from))
 

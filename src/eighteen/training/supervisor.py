@@ -21,6 +21,7 @@ from eighteen.base.errors import (
     Diverged,
     EighteenError,
     MachineError,
+    OutOfMemory,
     PeerLost,
     Stopped,
     UsageError,
@@ -65,7 +66,8 @@ def start(
                 return
             got_further = trials.came_to(_saved_step(folder), max(end.step for end in attempt.ends))
             gone = worth_another(attempt, got_further)
-            if not gone or not trials.another(gone, got_further):
+            will_fit = any(isinstance(end.error, OutOfMemory) for end in gone)  # in the parts that they wrote down
+            if not gone or not (will_fit or trials.another(gone, got_further)):
                 _tell_end(folder, error := _error(folder, attempt, trials.num_vain))
                 raise error
             folder.event(
@@ -113,7 +115,11 @@ class Trials:
 
 def worth_another(attempt: Attempt, got_further: bool) -> list[End]:
     """The ranks for whose sake the others have to be started again; none if the end of this attempt stands."""
-    if attempt.was_asked or any(end.code in MEANT for end in attempt.ends):
+    if attempt.was_asked:
+        return []
+    if lacking := [end for end in attempt.ends if isinstance(end.error, OutOfMemory)]:
+        return lacking
+    if any(end.code in MEANT for end in attempt.ends):
         return []
     found = culprits(attempt.ends)
     if not got_further and any(end.code == EighteenError.exit_code for end in found):

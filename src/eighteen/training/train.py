@@ -35,8 +35,8 @@ from eighteen.training.job import Job, job
 from eighteen.training.pace import Pace
 from eighteen.training.recalibration import recalibrate
 from eighteen.training.reporting import MAX_STREAK, Reporter, Scores
+from eighteen.training.room import Room
 from eighteen.training.state import State
-from eighteen.training.step import train_step
 from eighteen.training.stopping import StopSignals
 from eighteen.training.watchdog import watchdog
 
@@ -67,7 +67,7 @@ def train(
     pulse = pulse or Heartbeat(hang_s=recipe.train.hang_s, is_alone=world.size > 1)
     with pulse, dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model, time.monotonic() if began is None else began)
-        pace = Pace(this, state)
+        pace, room = Pace(this, state), Room(this, state)
         told = [*compile_ahead(this, state, pulse), *pace.begin(pulse)]
         ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
         with (
@@ -76,10 +76,11 @@ def train(
             watchdog(this, pulse),
         ):
             report.tell(told)
+            room.warn = report.warn
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 asks = (*asks, pace.asks())
-                outcome = train_step(this, state, batch, now, count_hits=is_logged, asks=asks)
+                outcome = room.step(batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
                 pace.stepped(now)
                 if epoch := state.plan.ends_epoch(now):

@@ -1,0 +1,92 @@
+"""Steps that fit into memory: one that does not is taken again in parts half as large, and so are all after it.
+
+The global batch stays, so rates and numbers of steps do too. How large parts are from which step on is kept in
+``RUN/room.json``: whoever goes on with the run, from whichever checkpoint, does what was done before. A rank that is not
+alone cannot take a step again, since the others are in the middle of it: it writes this down and ends with OutOfMemory,
+and whoever started the ranks starts them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eighteen.base.errors import MachineError, OutOfMemory
+from eighteen.base.files import write_json
+from eighteen.base.schedule import Step
+from eighteen.data.maker import Batch
+from eighteen.training.job import Job
+from eighteen.training.parts import Slices
+from eighteen.training.state import State
+from eighteen.training.step import train_step
+
+LEAST = 2  # samples of a part: batch norm takes no statistics of one
+
+
+class Room:
+    """warn: called with a line for people when parts become smaller"""
+
+    def __init__(self, this: Job, state: State) -> None:
+        self._this, self._state, self._halvings = this, state, read(this.run.room)
+        self.warn: Callable[[str], object] = lambda text: None
+
+    def step(self, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool, bool]) -> Tensor:
+        """``train_step``, in parts that fit. MachineError where even the smallest do not."""
+        parts = self._state.parts
+        while True:
+            if self._halvings and isinstance(parts, Slices):
+                parts.size = self._size(now) or parts.size
+            try:
+                return train_step(self._this, self._state, batch, now, count_hits=count_hits, asks=asks)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error).strip().splitlines()[0]
+            self._take_back()  # only now, when nothing of what was computed is held by the error any more
+            self._halve(now, said)
+
+    def _size(self, now: Step) -> int:
+        return min((size for step, size in self._halvings if step <= now.number), default=0)
+
+    def _take_back(self) -> None:
+        """What a step that was broken off has changed."""
+        state = self._state
+        state.optimizer.zero_grad(set_to_none=state.drops_gradients)
+        state.buffers.copy_(state.parts.before)
+        if self._this.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _halve(self, now: Step, said: str) -> None:
+        parts, world = self._state.parts, self._this.world
+        share = world.slice(now.batch)
+        size = parts.size or share.stop - share.start if isinstance(parts, Slices) else 0
+        tried = f"take step {now.number} in parts of {size or 'a virtual worker'}"
+        if size // 2 < LEAST:
+            need, hint = "memory for it", "a smaller model or size, or more --set train.virtual_workers"
+            raise MachineError(tried, got=said, need=need, hint=hint)
+        self._halvings.append((now.number, size // 2))
+        write_json(self._this.run.room, {"v": 1, "halvings": self._halvings})
+        text = f"memory ran out at step {now.number}: parts of {size // 2} pictures from here on"
+        if world.size > 1:
+            need, hint = "memory for it", f"eighteen train --resume {self._this.run.path}, which takes smaller ones"
+            raise OutOfMemory(tried, got=said, need=need, hint=hint)
+        self.warn(text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """A GPU has a type for it, the CPU only words."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def read(path: Path) -> list[tuple[int, int]]:
+    """(step, size of parts from there on); none where the file is not there or says something else."""
+    try:
+        rows = json.loads(path.read_text("utf-8"))["halvings"]
+        found = [(int(step), int(size)) for step, size in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [(step, size) for step, size in found if step >= 0 and size >= LEAST]
