@@ -34,7 +34,11 @@ app = App(
     version=lambda: _version(),
     help_format="plaintext",
 )
-bench = App(name="bench", help="Measure how fast this machine is: each part, the loader, or the training.", help_format="plaintext")
+bench = App(
+    name="bench",
+    help="Measure how fast this machine is: each part, the loader, or the training.",
+    help_format="plaintext",
+)
 app.command(bench)
 
 
@@ -467,9 +471,7 @@ def bench_machine(
         resolved = resolve(recipe, dataset, say=_to_stderr, model=model, batch=batch, changes=set_)
         with packing.progress(_console(stderr=True), "measuring") as on_progress:
             world = from_environment()
-            found = measure(
-                resolved, dataset, world, runs_dir=runs_dir, part_s=part_seconds, on_progress=on_progress
-            )
+            found = measure(resolved, dataset, world, runs_dir=runs_dir, part_s=part_seconds, on_progress=on_progress)
     if world.is_first:
         _console().print(parts.show(found))
         if json is not None:

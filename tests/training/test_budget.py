@@ -21,6 +21,7 @@ from eighteen.base.schedule import schedule
 from eighteen.data.dataset import Dataset
 from eighteen.training import calibration, checkpoint, state
 from eighteen.training import train as trainer
+from eighteen.training.step import train_step
 
 SLOW = (model("troubled"), "model.args.slow_s=0.02")  # sleeps, so that a busy machine matters less
 
@@ -160,7 +161,7 @@ def test_a_run_that_was_measured_learns_what_another_does(data, tmp_path):
         now.revise(Revision(**one))
     with trainer.train_loader(this, now) as loader:
         for step, batch in loader:
-            trainer.train_step(this, now, batch, step, count_hits=False, asks=(False, False, False))
+            train_step(this, now, batch, step, count_hits=False, asks=(False, False, False))
             now.step += 1
     assert not differing(saved(long.run), now.model.state_dict())
 

@@ -83,7 +83,9 @@ def test_another_failure_of_torch_is_not_taken_for_it(data, tmp_path):
     assert room.is_out_of_memory(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"halvings": 3}', '{"halvings": [["a", 2]]}', '{"halvings": [[1, 1]]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"halvings": 3}', '{"halvings": [["a", 2]]}', '{"halvings": [[1, 1]]}']
+)
 def test_a_file_that_says_something_else_says_nothing(tmp_path, text):
     (tmp_path / "room.json").write_text(text)
     assert room.read(tmp_path / "room.json") == []

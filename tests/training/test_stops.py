@@ -16,8 +16,7 @@ import eighteen
 from eighteen import cli
 from eighteen.base import rundir
 from eighteen.base.errors import DataError, Stopped, UsageError
-from eighteen.training import checkpoint, requests
-from eighteen.training import train as trainer
+from eighteen.training import checkpoint, requests, room
 
 # 2 epochs; the second has another size, and batches that are no part of an epoch
 PHASES = "phases=[{epochs=1, size=12, batch=26, min_scale=0.5}, {epochs=1, size=16, batch=20, min_scale=0.5}]"
@@ -34,7 +33,7 @@ class Trace(NamedTuple):
 
 @contextmanager
 def traced() -> Iterator[Trace]:
-    train_step, trace = trainer.train_step, Trace([], {})
+    train_step, trace = room.train_step, Trace([], {})
 
     def traced_step(job, state, batch, now, **options):
         trace.before.pop(now.number, lambda: None)()
@@ -42,7 +41,7 @@ def traced() -> Iterator[Trace]:
         return train_step(job, state, batch, now, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "train_step", traced_step)
+        patch.setattr(room, "train_step", traced_step)
         yield trace
 
 

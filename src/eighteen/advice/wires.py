@@ -86,7 +86,12 @@ def _once(payload: torch.Tensor, device: torch.device) -> float:
 def _environment(rank: int, size: int, folder: Path, on_cpu: bool) -> dict[str, str]:
     ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
-    return {name: str(value) for name, value in ranks.items()} | LOCAL_SOCKETS | hidden | {FILE_STORE: str(folder / "meet")}
+    return (
+        {name: str(value) for name, value in ranks.items()}
+        | LOCAL_SOCKETS
+        | hidden
+        | {FILE_STORE: str(folder / "meet")}
+    )
 
 
 def _main(arguments: Sequence[str]) -> None:

@@ -33,8 +33,8 @@ from eighteen.training import checkpoint, dist
 from eighteen.training import snapshot as snapshots
 from eighteen.training.evaluate import evaluate
 from eighteen.training.job import Job
+from eighteen.training.room import Room
 from eighteen.training.state import State
-from eighteen.training.step import train_step
 
 PHASE_S = 1.0  # of measuring the steps of a phase, and as much for an evaluation
 SHARE = 0.02  # of the time that a run may take, that a phase may take at most
@@ -51,11 +51,12 @@ class Calibration:
     is_cached: bool
 
 
-def calibrate(this: Job, state: State, *, afresh: bool = False) -> Calibration:
+def calibrate(this: Job, state: State, *, room: Room | None = None, afresh: bool = False) -> Calibration:
     """All ranks measure together, and get what the first one found.
 
-    afresh: whatever an earlier run has found
+    room: takes the steps, in parts that fit      afresh: whatever an earlier run has found
     """
+    room = room or Room(this, state)
     began = time.monotonic()
     path, key = cache(), _key(this)
     known = dist.share(_read(path, key) if this.world.is_first else None, this.world, this.device)
@@ -68,7 +69,7 @@ def calibrate(this: Job, state: State, *, afresh: bool = False) -> Calibration:
     if not is_cached:
         limit = min(PHASE_S, SHARE * (this.recipe.budget.seconds or 1e9))
         with unchanged(state):
-            found = {name: _step_seconds(this, state, row, limit) for name, row in rows.items()}
+            found = {name: _step_seconds(this, state, room, row, limit) for name, row in rows.items()}
             found |= {name: _eval_seconds(this, state, each, limit) for name, each in evals.items()}
             found["save"] = _save_seconds(this, state)
         if this.world.is_first:
@@ -115,7 +116,7 @@ def unchanged(state: State) -> Iterator[None]:
             state.communication.seconds()  # so that nobody counts it
 
 
-def _step_seconds(this: Job, state: State, row: Phase, limit: float) -> float:
+def _step_seconds(this: Job, state: State, room: Room, row: Phase, limit: float) -> float:
     """Of a step of this phase, after one that is not counted: the median, as a busy machine has steps of any length."""
     train = this.data.splits["train"]
     enough = (1 + MIN_STEPS + MAX_STEPS) * row.batch / train.num_samples
@@ -140,7 +141,7 @@ def _step_seconds(this: Job, state: State, row: Phase, limit: float) -> float:
         def take(count: int) -> list[float]:
             times = [time.monotonic()]
             for now, batch in islice(loader, count):
-                train_step(this, state, batch, now, count_hits=False, asks=(False, False, False)).tolist()
+                room.step(batch, now, count_hits=False, asks=(False, False, False)).tolist()
                 times.append(time.monotonic())
             return dist.share([after - before for before, after in pairwise(times)], this.world, this.device)
 

@@ -20,6 +20,7 @@ from eighteen.training.calibration import calibrate
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
+from eighteen.training.room import Room
 from eighteen.training.state import State
 
 NEAR = 0.02  # of the recipe, by which a plan may be ahead of its time or behind it
@@ -29,8 +30,8 @@ MIN_SEEN = 4  # steps that say more of the speed than what was measured before
 class Pace:
     """``begin`` before the first step; then tell of each step and evaluation, and ``revise`` where ``is_due``."""
 
-    def __init__(self, this: Job, state: State) -> None:
-        self._this, self._state, self._seconds = this, state, this.recipe.budget.seconds
+    def __init__(self, this: Job, state: State, room: Room) -> None:
+        self._this, self._state, self._room, self._seconds = this, state, room, this.recipe.budget.seconds
         self._costs = Costs((), (), 0.0)
         self._ratio = 1.0  # seconds seen / calibrated, of steps
         self._eval_ratio: float | None = None  # of evaluations; until there is one, that of steps
@@ -45,9 +46,9 @@ class Pace:
         if self._seconds is None or state.step >= state.plan.num_steps or state.is_reached:
             return []
         pulse.doing("calibrate")
-        found = calibrate(self._this, state)
+        found = calibrate(self._this, state, room=self._room)
         if found.is_cached and state.step == 0 and not self._is_enough(found.costs):
-            found = calibrate(self._this, state, afresh=True)  # that machine may have been busy
+            found = calibrate(self._this, state, room=self._room, afresh=True)  # that machine may have been busy
         self._costs = found.costs
         costs = {
             "step_s": list(found.costs.steps),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eighteen.base.errors import MachineError, OutOfMemory
+from eighteen.base.events import Told
 from eighteen.base.files import write_json
 from eighteen.base.schedule import Step
 from eighteen.data.maker import Batch
@@ -28,11 +29,12 @@ LEAST = 2  # samples of a part: batch norm takes no statistics of one
 
 
 class Room:
-    """warn: called with a line for people when parts become smaller"""
+    """warn: called with a line for people when parts become smaller; until it is set they are kept in ``told``"""
 
     def __init__(self, this: Job, state: State) -> None:
         self._this, self._state, self._halvings = this, state, read(this.run.room)
-        self.warn: Callable[[str], object] = lambda text: None
+        self.told: list[Told] = []
+        self.warn: Callable[[str], object] = lambda text: self.told.append(("warning", {"text": text}))
 
     def step(self, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool, bool]) -> Tensor:
         """``train_step``, in parts that fit. MachineError where even the smallest do not."""

@@ -67,7 +67,8 @@ def train(
     pulse = pulse or Heartbeat(hang_s=recipe.train.hang_s, is_alone=world.size > 1)
     with pulse, dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model, time.monotonic() if began is None else began)
-        pace, room = Pace(this, state), Room(this, state)
+        room = Room(this, state)
+        pace = Pace(this, state, room)
         told = [*compile_ahead(this, state, pulse), *pace.begin(pulse)]
         ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
         with (
@@ -75,7 +76,7 @@ def train(
             Reporter(this, state, loader, pulse, on_event) as report,
             watchdog(this, pulse),
         ):
-            report.tell(told)
+            report.tell([*told, *room.told])
             room.warn = report.warn
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
