@@ -29,6 +29,7 @@ from eighteen.base.hardware import num_cpus
 from eighteen.base.recipe import Phase, Recipe
 from eighteen.base.world import World
 from eighteen.data.dataset import Dataset, Rendition
+from eighteen.data.loader import choose_rendition
 from eighteen.training import dist
 from eighteen.training import snapshot as snapshots
 from eighteen.training import state as states
@@ -73,7 +74,7 @@ def measure(
         rows = {phase.sizes[0]: phase for phase in recipe.flat_phases}
         work: list[tuple[str, Callable[[], Iterator[Part]]]] = [
             ("disk", lambda: _disk(data.splits["train"].renditions["full"], part_s)),
-            ("decode", lambda: _decode(data, rows, this.channels, part_s)),
+            ("decode", lambda: _decode(data, rows, recipe.data.rendition, this.channels, part_s)),
             ("copy", lambda: _copy(this, rows, part_s)),
             ("step", lambda: _steps(this, by_hand, rows, part_s)),
             ("evaluate", lambda: _evaluate(this, by_hand, part_s)),
@@ -169,14 +170,14 @@ def _is_cold(file: int, at: int) -> bool:
     return False
 
 
-def _decode(data: Dataset, rows: dict[int, Phase], channels: int, part_s: float) -> Iterator[Part]:
+def _decode(data: Dataset, rows: dict[int, Phase], rendition: str, channels: int, part_s: float) -> Iterator[Part]:
     """Passes of the loader, at each phase's size, with one thread, two, four ... all."""
     split = some(data.splits["train"], DECODED)
     for size, row in rows.items():
+        share, is_square = (row.min_scale + row.max_scale) / 2, row.min_scale == 1.0
+        read = choose_rendition(split, row.rendition or rendition, size=size, share=share, square=is_square)
         for threads in thread_counts(num_cpus()):
-            setting = Setting(Task(f"crop {size}", size, True), row.rendition or "full", threads)
-            if setting.rendition not in split.renditions:
-                raise MachineError("decode", got=f"no rendition {setting.rendition}", need="it", hint="pack it")
+            setting = Setting(Task(f"crop {size}", size, True), read.name, threads)
             batch = min(DECODED, row.batch)
             passes = _passes(lambda now=setting, of=batch: make_pass(split, now, batch=of, channels=channels), part_s)
             yield part(

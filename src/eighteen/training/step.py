@@ -27,7 +27,7 @@ def train_step(
     If the loss or a gradient of any rank is not finite no weight and no running statistic changes.
     asks: (stop, save, revise), told to all ranks
     """
-    recipe, world = job.recipe, job.world
+    recipe, world, parts = job.recipe, job.world, state.parts.cut(batch, now.batch)
     images, targets = augment(
         batch,
         recipe.augment.at_strength(now.row.strength),
@@ -42,7 +42,7 @@ def train_step(
             outcome[place] = 1
     set_rates(state.optimizer, now)
     told = None
-    for part in state.parts.cut(batch, now.batch):
+    for part in parts:
         _seed(job.device, int(random_bits(recipe.train.seed, now.number, part.key, _DROPOUT)[0] >> 1))
         with state.parts.computing(part):
             with torch.autocast(job.device.type, job.dtype, enabled=job.dtype is not None):
