@@ -226,7 +226,7 @@ def _steps(this: Job, by_hand: ByHand, rows: dict[int, Phase], part_s: float) ->
             for each in by_hand.parts(images, labels):
                 each()
                 marks.append(_now(this.device))
-            for name, before, after in zip(times, marks, marks[1:], strict=True):
+            for name, before, after in zip(times, marks[:-1], marks[1:], strict=True):
                 times[name].append(after - before)
 
         whole = repeated(step, part_s, this.device)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,14 +35,16 @@ def here(num_ranks: int, num_bytes: int, *, on_cpu: bool) -> dict[int, list[floa
 
     raises MachineError with what they said if they fail
     """
-    with TemporaryDirectory(prefix="eighteen-") as folder:
+    with TemporaryDirectory(prefix="eighteen-") as folder, ExitStack() as stack:
         processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "eighteen.advice.wires", str(num_bytes)],
-                env=os.environ | _environment(rank, num_ranks, Path(folder), on_cpu),
-                stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "eighteen.advice.wires", str(num_bytes)],
+                    env=os.environ | _environment(rank, num_ranks, Path(folder), on_cpu),
+                    stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
             )
             for rank in range(num_ranks)
         ]
@@ -52,7 +55,6 @@ def here(num_ranks: int, num_bytes: int, *, on_cpu: bool) -> dict[int, list[floa
         finally:
             for process in processes:
                 process.kill()
-                process.wait()
     if any(process.returncode for process in processes):
         said = next((error.strip().splitlines()[-1] for _, error in told if error.strip()), "nothing")
         need, hint = "an all-reduce", "see what the ranks said"

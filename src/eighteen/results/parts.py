@@ -74,9 +74,7 @@ def write(found: Parts, path: Path) -> None:
 def _about(row: Part) -> str:
     about = dict(row.about)
     words = [f"{about.pop('size')} px"] if "size" in about else []
-    for name in ("threads", "ranks"):
-        if name in about:
-            words.append(f"{about.pop(name)} {name}")
+    words += [f"{about.pop(name)} {name}" for name in ("threads", "ranks") if name in about]
     about.pop("cpu_s", None)
     words += [str(value) for value in about.values()]
     if row.kind == "all-reduce":

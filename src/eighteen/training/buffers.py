@@ -1,4 +1,6 @@
-"""The running statistics of a model, moved into one tensor: one kernel saves, restores or averages all of them."""
+"""The running statistics of a model, and what it counts, each moved into one tensor: one kernel saves, restores or
+averages all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 
-def flatten_buffers(model: nn.Module) -> Tensor:
-    """Make every float32 buffer of ``model`` a view into one new flat tensor, and return that: [all their elements]."""
+def flatten_buffers(model: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Make every buffer of this type a view into one new flat tensor, and return that: [all their elements]."""
     owners = [
         (module, name, buffer)
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None and buffer.dtype == torch.float32
+        if buffer is not None and buffer.dtype == dtype
     ]
     if not owners:
-        return torch.empty(0)
+        return torch.empty(0, dtype=dtype)
     flat = torch.cat([buffer.flatten() for _, _, buffer in owners])
     start = 0
     for module, name, buffer in owners:

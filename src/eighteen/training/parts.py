@@ -40,10 +40,11 @@ class Slices:
     """Parts of ``size`` samples; 0: the whole share. It may be changed between two steps.
 
     net: what the step calls; DDP, or a module that is alone      buffers: all running statistics in one tensor
-    counters: integer buffers, which count steps and not parts      before: all running statistics as a step began
+    counters: all integer buffers in one tensor: they count steps and not parts
+    before: both as a step began
     """
 
-    def __init__(self, net: nn.Module, buffers: Tensor, counters: list[Tensor], world: World, size: int) -> None:
+    def __init__(self, net: nn.Module, buffers: Tensor, counters: Tensor, world: World, size: int) -> None:
         self._net, self._buffers, self._counters, self._world, self.size = net, buffers, counters, world, size
         self._in_ddp = isinstance(net, DistributedDataParallel)
         self._sum = torch.zeros_like(buffers)
@@ -54,10 +55,9 @@ class Slices:
         mine = self._world.slice(size)
         num_samples = mine.stop - mine.start
         starts = range(0, max(1, num_samples), self.size or max(1, num_samples))
-        self._num_parts, self.before = len(starts), self._buffers.clone()
+        self._num_parts, self.before = len(starts), (self._buffers.clone(), self._counters.clone())
         if self._num_parts > 1:
             self._sum.zero_()
-            self._counted = [tensor.clone() for tensor in self._counters]
         return [
             Part(
                 key=self._world.rank + self._world.size * number,
@@ -79,7 +79,7 @@ class Slices:
     def computing(self, part: Part) -> Iterator[None]:
         """For the time of a part's forward and backward pass. Gradients travel between ranks only with the last."""
         if self._num_parts > 1:
-            _put_back((self._buffers, *self._counters), [self.before, *self._counted])
+            self.take_back()
         with cast(DistributedDataParallel, self._net).no_sync() if self._in_ddp and not part.is_last else nullcontext():
             yield
         if self._num_parts > 1:
@@ -90,12 +90,17 @@ class Slices:
         if self._num_parts > 1:
             torch.div(self._sum, self._num_parts, out=self._buffers)
 
+    def take_back(self) -> None:
+        """What a forward pass has done to the buffers."""
+        _put_back((self._buffers, self._counters), self.before)
+
 
 class Workers:
     """``count`` virtual workers, of which this rank has its share.
 
     The gradients of ``weights`` become views of one flat tensor, as ``buffers``, all running statistics, are already.
-    counters: integer buffers, which count steps and not parts      before: all running statistics as a step began
+    counters: all integer buffers in one tensor: they count steps and not parts
+    before: both as a step began
     """
 
     loss_scale = 1
@@ -104,7 +109,7 @@ class Workers:
         self,
         weights: list[nn.Parameter],
         buffers: Tensor,
-        counters: list[Tensor],
+        counters: Tensor,
         world: World,
         count: int,
         communication: Communication | None,
@@ -118,7 +123,7 @@ class Workers:
 
     def cut(self, batch: Batch, size: int) -> list[Part]:
         """The parts of a rank's share of a batch of ``size``; with them a step begins."""
-        self.before, *self._counted = [tensor.clone() for tensor in (self._buffers, *self._counters)]
+        self.before = self._buffers.clone(), self._counters.clone()
         self._branches: list[tuple[int, Tensor]] = []  # (level, sum): complete branches of the tree, the largest first
         share, first = self._count // self._world.size, self._world.slice(size).start
         mine = range(share * self._world.rank, share * (self._world.rank + 1))
@@ -139,7 +144,7 @@ class Workers:
     def computing(self, part: Part) -> Iterator[None]:
         """For the time of a part's forward and backward pass; then what it gave goes into the tree."""
         self._gradients.zero_()
-        _put_back((self._buffers, *self._counters), [self.before, *self._counted])
+        self.take_back()
         yield
         level, total = 0, torch.cat([self._gradients, self._buffers])
         while self._branches and self._branches[-1][0] == level:
@@ -157,8 +162,12 @@ class Workers:
         self._gradients.copy_(gradients)
         self._buffers.copy_(statistics.div_(self._count))
 
+    def take_back(self) -> None:
+        """What a forward pass has done to the buffers."""
+        _put_back((self._buffers, self._counters), self.before)
 
-def _put_back(tensors: Iterable[Tensor], before: list[Tensor]) -> None:
+
+def _put_back(tensors: Iterable[Tensor], before: Iterable[Tensor]) -> None:
     for tensor, kept in zip(tensors, before, strict=True):
         tensor.copy_(kept)
 

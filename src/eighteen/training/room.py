@@ -1,9 +1,9 @@
 """Steps that fit into memory: one that does not is taken again in parts half as large, and so are all after it.
 
 The global batch stays, so rates and numbers of steps do too. How large parts are from which step on is kept in
-``RUN/room.json``: whoever goes on with the run, from whichever checkpoint, does what was done before. A rank that is not
-alone cannot take a step again, since the others are in the middle of it: it writes this down and ends with OutOfMemory,
-and whoever started the ranks starts them again.
+``RUN/room.json``: whoever goes on with the run, from whichever checkpoint, does what was done before. A rank that is
+not alone cannot take a step again, since the others are in the middle of it: it writes this down and ends with
+OutOfMemory, and whoever started the ranks starts them again.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Room:
         """What a step that was broken off has changed."""
         state = self._state
         state.optimizer.zero_grad(set_to_none=state.drops_gradients)
-        state.buffers.copy_(state.parts.before)
+        state.parts.take_back()
         if self._this.device.type == "cuda":
             torch.cuda.empty_cache()
 

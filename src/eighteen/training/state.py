@@ -100,9 +100,8 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
         models.start_from(model, weights_of(init), origin=init)
     frozen = models.freeze_to(model, recipe.model.freeze_to) if recipe.model.freeze_to else []
     model = model.to(this.device).to(memory_format=torch.channels_last)
-    buffers = flatten_buffers(model)
+    buffers, counters = flatten_buffers(model), flatten_buffers(model, torch.int64)
     optimizer = optim.optimizer(model, recipe.optim, lr_scale=recipe.model.lr_scale, dtype=this.dtype)
-    counters = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
     communication = dist.Communication(this.device) if this.world.size > 1 else None
     if recipe.train.exact:
         dist.same_weights(model, this.world)

@@ -86,7 +86,7 @@ def _update(job: Job, state: State, outcome: Tensor) -> None:
     state.optimizer.found_inf = bad[0]  # type: ignore[attr-defined]  # fused kernels change nothing when it is 1
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=state.drops_gradients)
-    torch.where(bad > 0, state.parts.before, state.buffers, out=state.buffers)
+    torch.where(bad > 0, state.parts.before[0], state.buffers, out=state.buffers)
     if state.ema:
         state.ema.update(state.step - state.plan.first_from(job.recipe.optim.ema_from))
 
