@@ -99,7 +99,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("bench train DATA --rounds 0", 2, "--rounds: got 0, need 1 or more"),
         ("bench train DATA --batch 1", 2, "--batch: got 1, need 2 or more"),
         ("bench train --recipe smal", 2, "did you mean 'small'"),
-        ("bench loder", 2, 'Did you mean "loader"'),
+        ("bench loder", 2, "did you mean 'loader'"),
         ("recipes smal", 2, "did you mean 'small'"),
         ("recipes small --from-phases []", 2, "got small and --from-phases"),
         ("recipes --from-phases [exit()]", 2, "--from-phases: got what is no plain data"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from eighteen import __version__
-from eighteen.base.errors import DataError, EighteenError, UsageError
+from eighteen.base.errors import DataError, EighteenError, UsageError, did_you_mean
 from eighteen.base.files import unwritable_is_said
 from eighteen.base.hardware import let_threads_sleep
 from eighteen.base.world import from_environment, leave
@@ -459,6 +459,9 @@ def bench_machine(
     from eighteen.data import dataset as datasets
     from eighteen.demo.sheets import pack_sheets
 
+    if data is not None and not data.exists():
+        need, hint = "a packed dataset, or loader or train", did_you_mean(str(data), ("loader", "train"))
+        raise UsageError(f"bench {data}", got="nothing of that name", need=need, hint=hint)
     if part_seconds <= 0:
         got, need = f"{part_seconds:g}", "seconds above 0"
         raise UsageError("--part-seconds", got=got, need=need, hint="eighteen bench --part-seconds 2")
