@@ -84,7 +84,7 @@ def _about(row: Part) -> str:
 
 def _rate(row: Part) -> str:
     if row.kind == "all-reduce":
-        return f"{memory(bus_bytes_per_s(round(row.amount), row.about['ranks'], row.seconds.median))} on the bus"
+        return f"bus {memory(bus_bytes_per_s(round(row.amount), row.about['ranks'], row.seconds.median))}"
     return memory(row.rate) if row.unit == "B" else f"{row.rate:,.0f} {row.unit}"
 
 
