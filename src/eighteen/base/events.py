@@ -3,13 +3,13 @@
 The truth that every display derives from. Every event has ``v`` (format version), ``event`` (its kind) and ``time_s``
 (seconds since the epoch). The kinds and their facts:
 
-    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, device, precision, decoder, model,
-                num_weights
+    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, local_world, cpus, device, precision,
+                bf16, decoder, model, num_weights
     resume      step, epoch, checkpoint
     restart     attempt, reason, world, step, stacks: ranks were lost, and all are started again
     phase       phase, size, batch, epoch, step
     step        step, num_steps, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, stages,
-                skipped, memory_bytes, eta_s, threads, cpus
+                skipped, memory_bytes, eta_s, threads, cpus, ranks
     eval        step, epoch, samples, split, size, rect, loss, top1, top5, tta, top1_tta, top5_tta, num_samples,
                 seconds, best
     epoch       step, epoch, samples, hours, top1, top5
@@ -26,7 +26,7 @@ The truth that every display derives from. Every event has ``v`` (format version
 top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it, and null
 where an epoch was not evaluated. ``waits`` are shares of the time since the last step event, ``stages`` seconds of
 the loader's threads in it, of which there are ``threads`` a rank, ``cpus`` who used the first rank's machine
-(``machine.Usage``).
+(``machine.Usage``), ``ranks`` what each rank waited for, where there are several.
 
 A run that was killed goes on from its last checkpoint: what follows a ``resume`` replaces all that was told of its step
 and later ones before (``standing``).

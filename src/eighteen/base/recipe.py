@@ -303,6 +303,10 @@ class Train(Section):
         default="auto",
         description="the cloud that is asked whether it will take this machine back; auto: its own, where it has one",
     )
+    fix: bool = Field(
+        default=False,
+        description="at the end of an epoch apply what the doctor has found safe: threads, prefetch, smaller parts",
+    )
     hang_s: Annotated[float, Field(gt=0)] = Field(
         default=10.0, description="seconds without a sign of life, or 5 usual steps if longer, that make a rank hang"
     )

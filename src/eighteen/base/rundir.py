@@ -75,6 +75,11 @@ class RunDir:
         return self.path / "room.json"
 
     @property
+    def fixes(self) -> Path:
+        """What the doctor has changed while it trains, see ``base.fixes``; not there while that is nothing."""
+        return self.path / "fixes.json"
+
+    @property
     def stop(self) -> Path:
         return self.path / "stop.json"
 

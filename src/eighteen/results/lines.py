@@ -38,6 +38,8 @@ _TEMPLATES = {
     "reached": "reached top-1 {top1:percent} in {seconds:clock}",
     "skip": "skip step {step}  its loss was not finite, no weight was changed  {streak} in a row",
     "warning": "warning: {text}",
+    "finding": "finding {code}: {what}: {evidence}  try {command}  docs/doctor/{code}.md",
+    "fixed": "fixed from step {step} on",
     "notice": "notice of {cloud}: {what}  {when}",
     "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  without TTA  in {seconds:clock}",
 }
@@ -73,6 +75,12 @@ def _notes(event: Event) -> Iterator[str]:
         yield f"${event['cost_usd']:.2f}"
     if event.get("reached"):
         yield f"reached {', '.join(_milestones(event['reached']))}"
+    if event.get("gain"):
+        yield f"{event['gain'][1]:.2f} times as fast without it"
+    if event.get("fixed") is True:
+        yield "applied at the end of this epoch"
+    if event.get("fixes"):
+        yield " ".join(f"{key}={value}" for key, value in event["fixes"].items())
     if event.get("goes"):
         yield "saving and stopping"
     if event.get("skipped"):

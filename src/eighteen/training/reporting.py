@@ -20,18 +20,19 @@ from eighteen.base.budget import is_reached, newly_reached
 from eighteen.base.errors import BudgetSpent, PeerLost, Stopped, exit_code_of
 from eighteen.base.events import STOP, Event, OnEvent, Told, last, read, standing
 from eighteen.base.files import unwritable
-from eighteen.base.machine import Usage
+from eighteen.base.machine import Usage, processors
 from eighteen.base.recipe import Tta
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
 from eighteen.data.tolerance import Tolerance
-from eighteen.training import checkpoint
+from eighteen.training import checkpoint, dist
 from eighteen.training import snapshot as snapshots
 from eighteen.training.comparison import Comparison
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
+from eighteen.training.precision import autocast_dtype
 from eighteen.training.requests import Requests
 from eighteen.training.state import State
 from eighteen.training.writer import Saved, Writer
@@ -115,8 +116,11 @@ class Reporter:
             num_steps=self._state.plan.num_steps,
             epochs=self._state.plan.end / self._state.plan.num_samples,
             world=this.world.size,
+            local_world=this.world.local_size,
+            cpus=processors(),
             device=torch.cuda.get_device_name(this.device) if this.device.type == "cuda" else "cpu",
             precision="bf16" if this.dtype else "fp32",
+            bf16=autocast_dtype("auto", this.device) is not None,
             decoder=DECODER,
             model=this.recipe.model.name,
             num_weights=sum(weight.numel() for weight in self._state.model.parameters()),
@@ -340,10 +344,18 @@ class Reporter:
             memory_bytes=memory_bytes(self._this.device),
             threads=self._loader.num_threads,
             cpus=self._usage.take(),
+            **({"ranks": self._of_all(shares)} if self._this.world.size > 1 else {}),
+            **num_graphs(),
         )
         if self._this.world.is_first and time.monotonic() - self._heartbeat_at > HEARTBEAT_S:
             self._heartbeat_at = time.monotonic()
             self._this.run.heartbeat(state="training", **facts)
+
+    def _of_all(self, shares: dict[str, float]) -> dict[str, list[float]]:
+        """What each rank waited for; all of them come here with the same step, a few times a minute."""
+        mine = torch.tensor([shares["data"], shares["communication"]], device=self._this.device)
+        data, communication = dist.gather(mine, self._this.world).T.tolist()
+        return {"data": data, "communication": communication}
 
     def _eta_s(self, step: int) -> float:
         """Until the end: of the time it may take, or by the pixels still to come."""
@@ -383,6 +395,12 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def num_graphs() -> dict[str, int]:
+    """How many graphs torch.compile has made so far in this process, as a fact; none where it was never used."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return {"graphs": int(dynamo.counters["stats"]["unique_graphs"])} if dynamo else {}
 
 
 def _of_reached(event: Event) -> dict[str, float]:

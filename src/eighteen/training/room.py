@@ -51,6 +51,11 @@ class Room:
             self._take_back()  # only now, when nothing of what was computed is held by the error any more
             self._halve(now, said)
 
+    def shrink(self, step: int, size: int) -> None:
+        """From this step on take parts of at most so many pictures; all ranks are told the same."""
+        if isinstance(self._state.parts, Slices) and size >= LEAST:
+            self._keep(step, size)
+
     def _size(self, now: Step) -> int:
         return min((size for step, size in self._halvings if step <= now.number), default=0)
 
@@ -70,13 +75,16 @@ class Room:
         if size // 2 < LEAST:
             need, hint = "memory for it", "a smaller model or size, or more --set train.virtual_workers"
             raise MachineError(tried, got=said, need=need, hint=hint)
-        self._halvings.append((now.number, size // 2))
-        write_json(self._this.run.room, {"v": 1, "halvings": self._halvings})
+        self._keep(now.number, size // 2)
         text = f"memory ran out at step {now.number}: parts of {size // 2} pictures from here on"
         if world.size > 1:
             need, hint = "memory for it", f"eighteen train --resume {self._this.run.path}, which takes smaller ones"
             raise OutOfMemory(tried, got=said, need=need, hint=hint)
         self.warn(text)
+
+    def _keep(self, step: int, size: int) -> None:
+        self._halvings.append((step, size))
+        write_json(self._this.run.room, {"v": 1, "halvings": self._halvings})
 
 
 def is_out_of_memory(error: BaseException) -> bool:

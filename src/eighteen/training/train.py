@@ -30,6 +30,7 @@ from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
 from eighteen.training.compiling import compile_ahead
 from eighteen.training.evaluate import Evaluation, evaluate
+from eighteen.training.fixing import Fixing
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
 from eighteen.training.pace import Pace
@@ -77,7 +78,7 @@ def train(
             watchdog(this, pulse),
         ):
             report.tell([*told, *room.told])
-            room.warn = report.warn
+            room.warn, fixing = report.warn, Fixing(this, loader, room)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
                 asks = (*asks, pace.asks())
@@ -89,6 +90,7 @@ def train(
                     found = validate(this, state, now, report.tolerance, pulse) if is_due else None
                     report.epoch_ended(now, epoch, found)
                     pace.evaluated(now, found)
+                    report.tell(fixing.epoch_ended(now.number + 1))
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, state, now) or report.save_agreed or report.is_best:
                     report.save()
