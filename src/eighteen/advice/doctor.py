@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from eighteen.advice import rates
+from eighteen.advice import accuracy, rates
 from eighteen.advice.evidence import Evidence, Window
 from eighteen.advice.finding import Finding, Gain, around, fixed
 
@@ -20,9 +20,6 @@ SLOW_READS = 0.5  # of the loader's time
 SKEW = 0.1  # of the time: the rank that all wait for waits so much less than the others
 LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
 KNEE = 0.95  # of the best images/s
-LARGE_LR = 8  # times the batch that the rates are written for: Goyal et al. 2017 (arXiv 1706.02677), section 5.1
-MOST_PLAIN_BATCH = 8192  # beyond which the same paper's linear rule fails without LARS
-IMBALANCE = 10  # samples of the largest class for each of the smallest
 FULL = 0.92  # of a GPU's memory
 EVAL_SHARE = 0.02  # of the time, that evaluations may well take
 
@@ -385,59 +382,6 @@ def throttling(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def learning_rate(seen: Evidence) -> Iterator[Finding]:
-    """Rates that are written for a batch far from the one that is trained with."""
-    written, batch = seen.recipe.get("optim.batch"), seen.recipe.get("phases.0.batch")
-    if not written or not batch:
-        return
-    ratio = batch / written
-    plain = seen.recipe.get("optim.name") in ("sgd", "adamw")
-    if 1 / LARGE_LR < ratio < LARGE_LR and not (plain and ratio > 1 and batch > MOST_PLAIN_BATCH):
-        return
-    yield Finding(
-        "learning-rate",
-        f"the learning rates are written for a batch of {written:,}, and scaled to one of {batch:,}",
-        "rates in proportion to the batch hold over a few doublings; beyond them accuracy is lost",
-        f"{ratio:.3g} times the batch; {seen.pauses.num_skipped if seen.pauses else 0} steps were skipped",
-        f"--batch {written}, or rates of your own: --set optim.lr=... with --set optim.batch={batch}",
-    )
-
-
-def imbalance(seen: Evidence) -> Iterator[Finding]:
-    pictures = seen.pictures
-    if not pictures or not pictures.counts or seen.recipe.get("data.balance", "none") != "none":
-        return
-    most, least = max(pictures.counts), min(pictures.counts)
-    if most < IMBALANCE * max(1, least):
-        return
-    names = [pictures.classes[pictures.counts.index(count)] for count in (most, least)]
-    fix = {"data.balance": "sampling"}
-    yield Finding(
-        "imbalance",
-        f"{names[0]} has {most / max(1, least):,.0f} times the pictures of {names[1]}",
-        "a model learns to name the large classes; top-1 hides that the small ones are never found",
-        f"{most:,} train pictures against {least:,}",
-        fixed(fix),
-        None,
-        fix,
-    )
-
-
-def leakage(seen: Evidence) -> Iterator[Finding]:
-    pictures = seen.pictures
-    if not pictures or not (pictures.copies or pictures.alike):
-        return
-    some = "; ".join(f"{theirs} is {ours}" for theirs, ours in pictures.alike[:3])
-    share = len(pictures.alike) / max(1, pictures.looked_at)
-    yield Finding(
-        "leakage",
-        f"{len(pictures.alike):,} validation pictures are also in the train split, or nearly",
-        "the model has seen them: what it reaches on them says nothing of pictures it has not seen",
-        f"{share:.1%} of {pictures.looked_at:,} looked at, {pictures.copies:,} of them byte for byte; {some}",
-        "eighteen pack --group, to keep together what belongs together",
-    )
-
-
 RULES: tuple[Rule, ...] = (
     feeding,
     keeping,
@@ -454,9 +398,10 @@ RULES: tuple[Rule, ...] = (
     recompiling,
     memory,
     throttling,
-    learning_rate,
-    imbalance,
-    leakage,
+    accuracy.learning_rate,
+    accuracy.imbalance,
+    accuracy.leakage,
+    accuracy.label_errors,
 )
 
 

@@ -145,6 +145,8 @@ class Evidence:
     is_network: bool = False  # the dataset's disk is another machine's
     memory_total: int | None = None  # of the GPU
     throttles: Sequence[str] = ()  # what holds GPUs' clocks down
+    doubted: Sequence[tuple[str, str, str, float]] = ()  # (picture, label, likely class, its probability)
+    num_labels: int = 0  # of validation pictures that were looked at for these
 
 
 def keys(recipe: Recipe) -> dict[str, Any]:

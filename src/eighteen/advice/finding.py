@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ class Finding:
     gain: None where it costs accuracy and no time, or where nobody can tell
     fix: keys of the recipe and their new values, where that is all it takes
     is_safe: the fix changes nothing of what is learned, so that it may be applied while a run trains
+    items: what it is about, where that is more than a sentence can name, such as pictures
     """
 
     code: str
@@ -33,6 +34,7 @@ class Finding:
     gain: Gain | None = None
     fix: Mapping[str, Any] = field(default_factory=dict)
     is_safe: bool = False
+    items: Sequence[str] = ()
 
     @property
     def share(self) -> float:

@@ -6,9 +6,10 @@ In: a run, or a recipe and a dataset. Out: findings; ``say`` is told what is don
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from eighteen.advice import trial
+from eighteen.advice import labels, trial
 from eighteen.advice.doctor import diagnose
 from eighteen.advice.finding import Finding, fixed
 from eighteen.advice.remedy import Remedy, remedies, speed
@@ -37,7 +38,13 @@ def of_run(run: RunDir, *, say: Say) -> list[Finding]:
     except (DataError, OSError) as error:
         say(f"the dataset is not looked at: {error.got if isinstance(error, DataError) else error}")
     is_here = holder(run) is None and run.read_environment().get("platform") == environment()["platform"]
-    return diagnose(trial.of_run(recipes.load(str(run.recipe)), data, seen, is_here=is_here, say=say))
+    recipe = recipes.load(str(run.recipe))
+    found = trial.of_run(recipe, data, seen, is_here=is_here, say=say)
+    if data and is_here:
+        say("looking at the labels of the validation split")
+        doubts = labels.doubted(run, data, recipe.final_eval)
+        found = replace(found, doubted=doubts.doubted, num_labels=doubts.looked_at)
+    return diagnose(found)
 
 
 def of_dataset(

@@ -20,13 +20,16 @@ The truth that every display derives from. Every event has ``v`` (format version
     skip        step, streak: a step with a non-finite loss changed no weight
     notice      cloud, what, when, goes
     warning     text
+    finding     code, what, why, evidence, command, gain, fix, is_safe, fixed
+    fixed       step, fixes
     end         reason, step, top1, top5, tta, top1_tta, top5_tta, best_top1, seconds, exit_code, clock_s, cost_usd,
                 reached
 
 top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it, and null
 where an epoch was not evaluated. ``waits`` are shares of the time since the last step event, ``stages`` seconds of
 the loader's threads in it, of which there are ``threads`` a rank, ``cpus`` who used the first rank's machine
-(``machine.Usage``), ``ranks`` what each rank waited for, where there are several.
+(``machine.Usage``), ``ranks`` what each rank waited for, where there are several, ``graphs`` how many graphs
+torch.compile has made.
 
 A run that was killed goes on from its last checkpoint: what follows a ``resume`` replaces all that was told of its step
 and later ones before (``standing``).

@@ -15,6 +15,8 @@ from eighteen.results.lines import visible
 
 HEALTHY = "nothing found that costs more than 5 % of the time, or accuracy"
 
+MOST_ITEMS = 5  # of a finding, that are shown
+
 
 def show(found: Sequence[Finding]) -> RenderableType:
     if not found:
@@ -44,5 +46,9 @@ def _rows(one: Finding) -> Table:
     table.add_column(overflow="fold")
     for name, text in (("why", one.why), ("seen", one.evidence), ("type", one.command)):
         table.add_row(name, Text(visible(text)))
+    for item in one.items[:MOST_ITEMS]:
+        table.add_row("", Text(visible(item)))
+    if len(one.items) > MOST_ITEMS:
+        table.add_row("", Text(f"and {len(one.items) - MOST_ITEMS:,} more: --json FILE", "dim"))
     table.add_row("more", Text(f"docs/doctor/{one.code}.md"))
     return table
