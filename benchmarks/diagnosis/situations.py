@@ -14,13 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
 NET = "eighteen.training.compact:CompactNet"
-Spoil = Callable[[subprocess.Popen[bytes]], object]  # what goes on beside a training; a context manager
+Spoil = Callable[[subprocess.Popen[bytes]], AbstractContextManager[None]]  # what goes on beside a training
 
 
 @contextmanager

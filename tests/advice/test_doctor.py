@@ -133,8 +133,9 @@ def test_the_dearest_comes_first_and_each_gain_is_in_its_range():
 
 def test_twice_the_threads_decode_twice_as_fast_until_steps_or_processors_are_the_narrowest():
     def gain(window):
-        (found,) = [one for one in diagnose(seen(ON_GPU, window)) if one.code == "few-threads"]
-        return found.gain.likely
+        (found,) = [one.gain for one in diagnose(seen(ON_GPU, window)) if one.code == "few-threads"]
+        assert found is not None
+        return found.likely
 
     starved = replace(WAITING, data=0.9, work_s=0.001, threads=1, own=1.0)
     assert gain(starved) == pytest.approx(10)  # steps take a tenth of the time

@@ -10,15 +10,14 @@ from small_runs import differing, happened, saved, train
 from eighteen.base import fixes, rundir
 
 
-def asking(fix):
-    """Asks for a fix with the first step, as somebody who looks on would."""
+def asking(folder, fix):
+    """Asks for a fix with the first step of the run in this folder, as somebody who looks on would."""
+    asked = []
 
     def on_event(event):
-        if event["event"] == "start":
-            asking.run = None
-        if event["event"] == "step" and asking.run is None:
-            (asking.run,) = asking.folder.glob("runs/*")
-            fixes.ask(rundir.open(asking.run), fix)
+        if event["event"] == "step" and not asked:
+            asked.extend(folder.glob("runs/*"))
+            fixes.ask(rundir.open(asked[0]), fix)
 
     return on_event
 
@@ -26,9 +25,10 @@ def asking(fix):
 @pytest.mark.parametrize("options", [(), ("data.keep=never",)])
 def test_threads_and_prefetch_change_at_the_end_of_an_epoch_and_no_weight_does(data, tmp_path, options):
     plain = train(data, tmp_path, "data.threads=1", *options).run
-    asking.folder = tmp_path / "fixed"
     fix = {"data.threads": 2, "data.prefetch": 5}
-    run = train(data, tmp_path / "fixed", "data.threads=1", "train.fix=true", *options, on_event=asking(fix)).run
+    run = train(
+        data, tmp_path / "fixed", "data.threads=1", "train.fix=true", *options, on_event=asking(tmp_path / "fixed", fix)
+    ).run
     (told,) = happened(run, "fixed")
     assert told["fixes"] == fix
     threads = {event["step"]: event["threads"] for event in happened(run, "step")}
@@ -38,15 +38,13 @@ def test_threads_and_prefetch_change_at_the_end_of_an_epoch_and_no_weight_does(d
 
 
 def test_a_recipe_that_does_not_let_it_is_left_alone(data, tmp_path):
-    asking.folder = tmp_path
-    run = train(data, tmp_path, "data.threads=1", on_event=asking({"data.threads": 2})).run
+    run = train(data, tmp_path, "data.threads=1", on_event=asking(tmp_path, {"data.threads": 2})).run
     assert happened(run, "fixed") == []
     assert {event["threads"] for event in happened(run, "step")} == {1}
 
 
 def test_smaller_parts_hold_from_a_step_on_as_where_memory_runs_out(data, tmp_path):
-    asking.folder = tmp_path
-    run = train(data, tmp_path, "train.fix=true", on_event=asking({"train.micro_batch": 6})).run
+    run = train(data, tmp_path, "train.fix=true", on_event=asking(tmp_path, {"train.micro_batch": 6})).run
     (told,) = happened(run, "fixed")
     assert json.loads((run / "room.json").read_text())["halvings"] == [[told["step"], 6]]
 

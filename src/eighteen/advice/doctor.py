@@ -156,7 +156,7 @@ def neighbours(seen: Evidence) -> Iterator[Finding]:
         "threads that compute together wait for the one whose processor is taken",
         f"{now.own:.1f} processors in use by the run, {now.others:.1f} by others",
         "top, to see which; end them, or give this run processors of its own with taskset",
-        around((now.own + now.others) / now.own, by=0.4),
+        around(min(1 + now.others / now.own, setup.cpus / max(0.25, setup.cpus - now.others)), by=0.4),
     )
 
 

@@ -10,6 +10,7 @@ import math
 from eighteen.advice.evidence import Setup, Trials, Window
 
 WAITS = 0.05  # of the time: with less, steps do not wait for pictures
+LEAST_FREE = 0.5  # of the processors: the scheduler gives a run that wants them its share, however many others do
 MOST_SLACK = 1.5  # times the threads' seconds that were counted: what a decoder takes between pictures at most
 
 
@@ -44,7 +45,7 @@ def _images_per_s(setup: Setup, now: Window, trials: Trials, threads: int, read_
     It is for comparing with what it says of the loader as it is.
     """
     each_s = (read_s + work_s) * _slack(setup, now)
-    free = max(0.1, setup.rank_cpus - (now.others or 0.0) / setup.local_world)
+    free = max(LEAST_FREE * setup.rank_cpus, setup.rank_cpus - (now.others or 0.0) / setup.local_world)
     processors = free / max(1e-9, work_s + _compute_s(setup, now))
     return min(_steps_alone(setup, now, trials), threads / max(1e-9, each_s), processors)
 
