@@ -342,7 +342,7 @@ class Budget(Section):
     @model_validator(mode="after")
     def _a_cost_has_a_price(self) -> Self:
         if self.cost_usd and not self.price_usd_h:
-            raise ValueError("cost_usd needs a price: price_usd_h")
+            raise ValueError("price_usd_h beside cost_usd")
         return self
 
 

@@ -72,7 +72,7 @@ def _notes(event: Event) -> Iterator[str]:
         yield "by an earlier run"
     yield from spent(event)
     if event.get("energy"):
-        yield f"energy {', '.join(f'{source} {how}' for source, how in event['energy'].items())}"
+        yield visible(f"energy {', '.join(f'{source} {how}' for source, how in event['energy'].items())}")
     if event.get("reached"):
         yield f"reached {', '.join(map(_milestone, milestones(event['reached'])))}"
     if event.get("goes"):

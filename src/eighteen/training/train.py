@@ -114,7 +114,15 @@ def train(
         tried, reached = f"train {state.plan.num_steps:,} steps", f"step {state.step:,}"
         reached += "" if last.top1 is None else f" with top1 {last.top1:.2%}"
         raise gone(run.path, recipe.budget, state.clock.seconds, tried=tried, reached=reached)
-    return Result(run.path, state.step, best_top1=state.best_top1, seconds=state.seconds, **last._asdict())
+    return Result(
+        run.path,
+        state.step,
+        best_top1=state.best_top1,
+        seconds=state.seconds,
+        cost_usd=recipe.budget.cost(state.clock.seconds),
+        energy_j=state.clock.joules,
+        **last._asdict(),
+    )
 
 
 def start_or_resume(this: Job, model: nn.Module | None, began: float) -> State:
