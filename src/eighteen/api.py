@@ -446,7 +446,7 @@ def _with_cost(run: RunDir, cost: str | float | None) -> Recipe:
     recipe, end = recipes.load(str(run.recipe)), run.end()
     if cost is None:
         if end and end["reason"] == "cost":
-            tried, reached = f"resume {run.path}", f"step {end['step']}"
+            tried, reached = f"resume {run.path}", f"step {end['step']:,}"
             raise budgets.gone(run.path, recipe.budget, end["clock_s"], tried=tried, reached=reached)
         return recipe
     budget = recipe.budget

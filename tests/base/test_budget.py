@@ -112,7 +112,7 @@ def test_a_cost_beside_epochs_is_a_limit():
     assert ask(asked, cost="$1") == Budget(seconds=1000, price_usd_h=3.6), "as many epochs as fit instead"
 
 
-@pytest.mark.parametrize(("cost", "text"), [(2.5, "$2.50"), (0.1, "$0.10"), (0.0123, "$0.012"), (0, "$0.00")])
+@pytest.mark.parametrize(("cost", "text"), [(2.5, "$2.50"), (0.0999999, "$0.10"), (0.0123, "$0.012"), (0, "$0.00")])
 def test_dollars_are_written(cost, text):
     assert usd(cost) == text
 

@@ -111,8 +111,8 @@ def paid(budget: Budget, cost: str | float, *, is_limit: bool) -> dict[str, floa
     if budget.price_usd_h is None:
         need, hint = "the price of the machines when a run begins", f"--cost '{cost}' --price-usd-h 3.5"
         raise UsageError(f"--cost {cost}", got="no --price-usd-h", need=need, hint=hint)
-    usd = dollars(cost)
-    return {"cost_usd": usd} if is_limit else {"cost_usd": None, "seconds": usd / budget.price_usd_h * 3600}
+    limit = dollars(cost)
+    return {"cost_usd": limit} if is_limit else {"cost_usd": None, "seconds": limit / budget.price_usd_h * 3600}
 
 
 def gone(run: Path, budget: Budget, seconds: float, *, tried: str, reached: str) -> BudgetSpent:
@@ -158,7 +158,7 @@ def dollars(cost: str | float) -> float:
 
 def usd(cost: float) -> str:
     """``$2.50``; ``$0.0025``."""
-    return f"${cost:.2f}" if cost >= 0.1 or not cost else f"${cost:.2g}"
+    return f"${cost:.2f}" if cost >= 0.0995 or not cost else f"${cost:.2g}"
 
 
 def goal(until: str) -> dict[str, float]:

@@ -140,8 +140,8 @@ def check_name(name: str) -> None:
         raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
 
 
-# Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on, and
-# with more money after its cost.
+# Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on, and at
+# its cost it waits for more money.
 FINAL = {"done", "patience", "until", "Diverged", "BudgetSpent", "UsageError", "RecipeError"}
 
 

@@ -149,11 +149,8 @@ class Board:
         facts |= {"num_steps": self.num_steps, "epochs": epochs}
         left = [("epoch ", "dim"), (fill("{epoch:.2f} of {epochs:g}", facts), "bold")]
         left += [("   step ", "dim"), fill("{step} of {num_steps}", facts)]
-        right = [
-            ("spent ", "dim"),
-            "  ".join([fill("{spent_s:clock}", facts), *spent(self._newest("step", "epoch", "end"))]),
-        ]
-        right += [("   ETA ", "dim"), (fill("{eta_s:clock}", facts), "bold")]
+        taken = "  ".join([fill("{spent_s:clock}", facts), *spent(self._newest("step", "epoch", "end"))])
+        right = [("spent ", "dim"), taken, ("   ETA ", "dim"), (fill("{eta_s:clock}", facts), "bold")]
         yield _ends(Text.assemble(*left), Text.assemble(*right))
         bar = ProgressBar(total=self.num_steps or 1, completed=facts["step"], style="grey37", complete_style="cyan")
         yield Padding(bar, 0)  # a bar alone does not end its line

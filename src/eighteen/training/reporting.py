@@ -335,6 +335,7 @@ class Reporter:
             "loss": interval.mean_loss,
             "images_per_s": interval.samples / max(1e-9, seconds - interval.paused_s),
             "eta_s": self._eta_s(step.number + 1),
+            **self._taken(self._state.clock.seconds),
         }
         self._event(
             "step",
@@ -352,7 +353,6 @@ class Reporter:
             memory_bytes=memory_bytes(self._this.device),
             threads=self._loader.num_threads,
             cpus=self._usage.take(),
-            **self._taken(self._state.clock.seconds),
         )
         if self._this.world.is_first and time.monotonic() - self._heartbeat_at > HEARTBEAT_S:
             self._heartbeat_at = time.monotonic()

@@ -111,9 +111,7 @@ def train(
     if ending == BudgetSpent.__name__:
         raise spent(run, recipe, last)
     if ending == "cost":
-        tried, reached = f"train {state.plan.num_steps:,} steps", f"step {state.step:,}"
-        reached += "" if last.top1 is None else f" with top1 {last.top1:.2%}"
-        raise gone(run.path, recipe.budget, state.clock.seconds, tried=tried, reached=reached)
+        raise cut_short(this, state, last)
     return Result(
         run.path,
         state.step,
@@ -144,7 +142,7 @@ def require_budget(this: Job, state: State) -> None:
     """BudgetSpent if commands before this one have left no time or money for what is still to be trained."""
     budget, spent_s = this.recipe.budget, state.clock.before_s
     if finished(this, state) is None and spent_s >= min(budget.most_s, budget.seconds or math.inf):
-        raise gone(this.run.path, budget, spent_s, tried=f"resume {this.run.path}", reached=f"step {state.step}")
+        raise gone(this.run.path, budget, spent_s, tried=f"resume {this.run.path}", reached=f"step {state.step:,}")
 
 
 def train_loader(this: Job, state: State) -> TrainLoader:
@@ -280,3 +278,9 @@ def spent(run: RunDir, recipe: Recipe, last: Scores) -> BudgetSpent:
     got = " and ".join(f"{name} {getattr(last, name) or 0:.2%}" for name in recipe.budget.until)
     hint = f"more time, or --init {run.path} to go on from its weights"
     return BudgetSpent(f"train until {goals}", got=got, need="that, before the recipe or its time ends", hint=hint)
+
+
+def cut_short(this: Job, state: State, last: Scores) -> BudgetSpent:
+    tried, reached = f"train {state.plan.num_steps:,} steps", f"step {state.step:,}"
+    reached += "" if last.top1 is None else f" with top1 {last.top1:.2%}"
+    return gone(this.run.path, this.recipe.budget, state.clock.seconds, tried=tried, reached=reached)
