@@ -23,7 +23,7 @@ from eighteen.base import fixes, request, result, rundir, world
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
 from eighteen.base.events import STOP, Event, Follower, OnEvent, mend
-from eighteen.base.files import unwritable_is_said
+from eighteen.base.files import unwritable_is_said, write_atomic
 from eighteen.base.hardware import environment, let_threads_sleep
 from eighteen.base.lock import alone, held, holder
 from eighteen.base.recipe import Budget, Recipe
@@ -108,7 +108,8 @@ def train(
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
     new: make a new run, whatever lies there
     fix: apply what the doctor finds and is safe, at the end of an epoch
-    time: how long it may take: "18m", "1h30m", or seconds; as many epochs as fit      cost: the same in dollars ("$2")
+    time: how long it may take: "18m", "1h30m", or seconds; as many epochs as fit
+    cost: the same in dollars ("$2"); with ``epochs`` a limit, before which it saves and ends
     until: "top1=0.93": end with the first evaluation that is as good
     price_usd_h: of the machines, to tell what the run cost
     began: when the time began, on CLOCK_MONOTONIC; with this call, if left out
@@ -197,6 +198,7 @@ def resume(
     procs: int | None = None,
     min_ranks: int | None = None,
     model: nn.Module | None = None,
+    cost: str | float | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     began: float | None = None,
     on_event: OnEvent | None = None,
@@ -206,8 +208,10 @@ def resume(
 
     run: a run, or the copy of one that ``checkpoint_to`` made (URL/RUN), which is first fetched into ``runs_dir``
     data: only if the dataset has moved      began: as of ``train``: the rest of its time counts from then on
+    cost: what the whole run may cost from now on ("$8"), as its limit or, where it has a time, as that
     A run whose own checkpoints are gone, or older than their copies, goes on from the newest copy; ``say`` is told.
-    Raises UsageError if the run has come to its end, or another process trains it; else as ``train`` does.
+    Raises UsageError if the run has come to its end, or another process trains it; BudgetSpent if it has cost what it
+    may; else as ``train`` does.
     """
     began = monotonic() if began is None else began
     from eighteen.training.preflight import room_to_resume
@@ -218,8 +222,11 @@ def resume(
             got = f"one that ended at step {end['step']}: {end['reason']}"
             hint = f"eighteen eval {folder.path} {data or _dataset_of(folder)}"
             raise UsageError(f"resume {folder.path}", got=got, need="a run that is not finished", hint=hint)
+        recipe = _with_cost(folder, cost)
         dataset = open(data or _dataset_of(folder))
         _take(folder, stack, say)
+        if cost is not None:
+            write_atomic(folder.recipe, recipes.dump(recipe))
         _bring_copies(folder, url, say)
         _saved_step(folder, model)  # or it cannot go on
         room_to_resume(folder)
@@ -480,6 +487,19 @@ def _with_copies(recipe: Recipe, url: str | None) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_to": place})})
 
 
+def _with_cost(run: RunDir, cost: str | float | None) -> Recipe:
+    """The recipe of a run that may cost so much from now on; BudgetSpent if it ended at its cost and may not."""
+    recipe, end = recipes.load(str(run.recipe)), run.end()
+    if cost is None:
+        if end and end["reason"] == "cost":
+            tried, reached = f"resume {run.path}", f"step {end['step']:,}"
+            raise budgets.gone(run.path, recipe.budget, end["clock_s"], tried=tried, reached=reached)
+        return recipe
+    budget = recipe.budget
+    changes = budgets.paid(budget, cost, is_limit=budget.cost_usd is not None or budget.seconds is None)
+    return recipe.model_copy(update={"budget": budget.model_copy(update=changes)})
+
+
 def _go_on(
     candidates: Iterable[RunDir], module: nn.Module | None, stack: ExitStack, say: Callable[[str], object]
 ) -> RunDir | None:
@@ -488,7 +508,7 @@ def _go_on(
         try:
             with ExitStack() as trial:
                 _take(run, trial, say)
-                _bring_copies(run, recipes.load(str(run.recipe)).train.checkpoint_to, say)
+                _bring_copies(run, _with_cost(run, None).train.checkpoint_to, say)
                 step = _saved_step(run, module)
                 stack.enter_context(trial.pop_all())
         except (UsageError, DataError) as error:

@@ -226,7 +226,8 @@ def train(
         fix: At the end of an epoch apply what the doctor finds meanwhile and is safe: threads, prefetch, smaller parts.
         time: How long all may take, e.g. 18m, 90s, 1h30m: as many epochs as fit.
         until: End with the first evaluation as good as this, e.g. top1=0.93.
-        cost: What all may cost, e.g. '$2': the same as --time, by --price-usd-h.
+        cost: What all may cost, e.g. '$2': the same as --time, by --price-usd-h; with --epochs a limit, at which it is
+            saved and ends; with --resume in place of what it might cost.
         price_usd_h: Of the machines, in dollars an hour; also tells what a run without --cost cost.
         resume: Go on with this run, or with a copy of one (URL/RUN); data only if its dataset has moved.
     """
@@ -239,8 +240,8 @@ def train(
         raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
     named = {"freeze-to": freeze_to, "import-pth": import_pth, "name": name}
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
-    named |= {"checkpoint-to": checkpoint_to, "new": new, "time": time, "until": until, "cost": cost}
-    named |= {"price-usd-h": price_usd_h, "fix": fix}
+    named |= {"checkpoint-to": checkpoint_to, "new": new, "time": time, "until": until, "price-usd-h": price_usd_h}
+    named["fix"] = fix
     given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
@@ -255,6 +256,7 @@ def train(
                 gpus=gpus,
                 procs=procs,
                 min_ranks=min_ranks,
+                cost=cost,
                 runs_dir=runs_dir,
                 began=process_began(),
                 on_event=display,

@@ -145,7 +145,8 @@ def check_name(name: str) -> None:
         raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
 
 
-# Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on.
+# Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on, and at
+# its cost it waits for more money.
 FINAL = {"done", "patience", "until", "Diverged", "BudgetSpent", "UsageError", "RecipeError"}
 
 

@@ -36,7 +36,7 @@ class Room:
         self.told: list[Told] = []
         self.warn: Callable[[str], object] = lambda text: self.told.append(("warning", {"text": text}))
 
-    def step(self, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool, bool]) -> Tensor:
+    def step(self, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, ...]) -> Tensor:
         """``train_step``, in parts that fit. MachineError where even the smallest do not."""
         parts = self._state.parts
         while True:
