@@ -56,10 +56,14 @@ def drawn(seed: int) -> Iterator[Situation]:
         yield kind(draw)
 
 
-def _options(draw: random.Random, *, batch: int, size: int, widths: Sequence[int], **more: object) -> list[str]:
+def _options(
+    draw: random.Random, *, batch: int, size: int, widths: Sequence[int], epochs: int = 1000, **more: object
+) -> list[str]:
+    """epochs: with one, pictures are not kept in memory"""
     keys = {
-        "phases": f"[{{epochs=1000, size={size}, batch={batch}, min_scale=0.35}}]",
-        "optim.lr": "[[0, 0.01], [1000, 0.01]]",
+        "phases": f"[{{epochs={epochs}, size={size}, batch={batch}, min_scale=0.35}}]",
+        "optim.lr": f"[[0, 0.01], [{epochs}, 0.01]]",
+        "optim.ema": 0,
         "optim.batch": batch,
         "eval": f"{{size={size}, every=1000}}",
         "model.args.widths": list(widths),
@@ -78,27 +82,28 @@ def _set(**changes: object) -> Callable[[Situation], Situation]:
     return lambda one: _with(one, *words)
 
 
+THIN_NETS = ((4, 8), (8, 8), (8, 16))
 SMALL_NETS = ((8, 16), (12, 24), (8, 16, 32))
 NETS = ((32, 64, 128), (24, 48, 96), (32, 64))
 
 
 def few_threads(draw: random.Random) -> Situation:
-    size, widths = draw.choice((32, 40, 48)), draw.choice(SMALL_NETS)
-    options = _options(draw, batch=64, size=size, widths=widths, data__keep="never", data__threads=1)
+    size, widths = draw.choice((192, 208, 224)), draw.choice(THIN_NETS)
+    options = _options(draw, batch=64, size=size, widths=widths, epochs=1, data__threads=1)
     return Situation("few-threads", "large", frozenset({"few-threads"}), _dots(options), cure=_set(data__threads=2))
 
 
 def many_threads(draw: random.Random) -> Situation:
-    count = draw.choice((12, 16, 24, 32))
-    options = _options(draw, batch=64, size=48, widths=draw.choice(SMALL_NETS), data__threads=count, data__keep="never")
+    size, count = draw.choice((192, 208, 224)), draw.choice((12, 16, 24, 32))
+    options = _options(draw, batch=64, size=size, widths=draw.choice(THIN_NETS), epochs=1, data__threads=count)
     return Situation("many-threads", "large", frozenset({"many-threads"}), _dots(options), cure=_set(data__threads=2))
 
 
 def slow_disk(draw: random.Random) -> Situation:
     env = {"SLOW_READ_MS": f"{draw.uniform(6, 25):.1f}"}
-    options = _options(draw, batch=64, size=48, widths=draw.choice(SMALL_NETS), data__keep="never")
-    fast = lambda one: replace(one, env={})  # noqa: E731
-    return Situation("slow-disk", "middle", frozenset({"slow-disk"}), _dots(options), env=env, cure=fast)
+    options = _options(draw, batch=64, size=64, widths=draw.choice(SMALL_NETS), epochs=1)
+    more = _set(data__threads=16)
+    return Situation("slow-disk", "middle", frozenset({"slow-disk"}), options, env=env, cure=more)
 
 
 def neighbour(draw: random.Random) -> Situation:
@@ -118,10 +123,10 @@ def small_batch(draw: random.Random) -> Situation:
 
 def large_pictures(draw: random.Random) -> Situation:
     size = draw.choice((32, 48, 64))
-    options = _options(draw, batch=32, size=size, widths=draw.choice(SMALL_NETS), data__keep="never")
+    options = _options(draw, batch=32, size=size, widths=draw.choice(SMALL_NETS), epochs=1)
     small = lambda one: replace(one, data="huge-small")  # noqa: E731
     right = frozenset({"large-pictures"})
-    return Situation("large-pictures", "huge", right, _dots(options), cure=small)
+    return Situation("large-pictures", "huge", right, options, cure=small)
 
 
 def checkpoints(draw: random.Random) -> Situation:
@@ -138,10 +143,10 @@ def evaluations(draw: random.Random) -> Situation:
 
 
 def not_kept(draw: random.Random) -> Situation:
-    size = draw.choice((32, 48))
-    options = _options(draw, batch=64, size=size, widths=draw.choice(SMALL_NETS), data__keep="never")
-    right = frozenset({"not-kept", "large-pictures"})
-    return Situation("not-kept", "large", right, _dots(options), cure=_set(data__keep="auto"))
+    size = draw.choice((192, 208, 224))
+    options = _options(draw, batch=64, size=size, widths=draw.choice(THIN_NETS), data__keep="never")
+    right = frozenset({"not-kept"})
+    return Situation("not-kept", "some-large", right, _dots(options), cure=_set(data__keep="auto"))
 
 
 def slow_rank(draw: random.Random) -> Situation:
@@ -170,7 +175,7 @@ def little_quota(draw: random.Random) -> Situation:
 
 def healthy(draw: random.Random) -> Situation:
     options = _options(draw, batch=draw.choice((32, 64)), size=draw.choice((48, 64)), widths=draw.choice(NETS))
-    return Situation("healthy", draw.choice(("middle", "large")), frozenset(), options)
+    return Situation("healthy", draw.choice(("middle", "many-val")), frozenset(), options)
 
 
 def healthy_tiny(draw: random.Random) -> Situation:

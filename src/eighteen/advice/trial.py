@@ -24,7 +24,7 @@ from eighteen.advice.ceilings import synchronize
 from eighteen.advice.evidence import Evidence, Pictures, Trials, Window
 from eighteen.advice.feeding import Setting, Task
 from eighteen.advice.passes import make_pass, some
-from eighteen.base import events, machine, rundir
+from eighteen.base import events, machine, request, rundir
 from eighteen.base.errors import EighteenError, Stopped
 from eighteen.base.events import STOP, Event
 from eighteen.base.hardware import available_bytes
@@ -128,10 +128,19 @@ def watched(
             if ranks == 1 and not on_cpu:
                 train(recipe, data, run, World(), enough)
             else:
-                follower = events.Follower(run.events)
-                asks = lambda: STOP in [enough(one) for one in follower.new()]  # noqa: E731
-                supervisor.start(run.path, data.path, num_ranks=ranks, on_cpu=on_cpu, while_running=asks)
+                _watch_ranks(run, data, enough, ranks=ranks, on_cpu=on_cpu)
         return list(events.read(run.events))
+
+
+def _watch_ranks(run: RunDir, data: Dataset, enough: _Enough, *, ranks: int, on_cpu: bool) -> None:
+    """The same on ranks of their own, which are asked to stop by a file: a signal would have them say so."""
+    follower = events.Follower(run.events)
+
+    def look() -> None:
+        if STOP in [enough(one) for one in follower.new()]:
+            request.ask(run, "step")
+
+    supervisor.start(run.path, data.path, num_ranks=ranks, on_cpu=on_cpu, while_running=look)
 
 
 class _Enough:
