@@ -182,7 +182,7 @@ def _shortened(recipe: Recipe, row: Phase, num_samples: int, kind: Pictures, num
     if kind == "synthetic":
         tree["augment"] = {"flip": False}
         tree["optim"] |= {"ema": 0.0, "clip": 0.0}
-        tree["train"] |= {"micro_batch": 0, "ghost_batch": 0}
+        tree["phases"][0]["micro_batch"] = tree["train"]["ghost_batch"] = 0
         tree["data"]["balance"] = "none"
     return parse(tree)
 

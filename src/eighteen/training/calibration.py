@@ -195,9 +195,7 @@ def _key(this: Job) -> str:
         "model": recipe.model.model_dump(mode="json", exclude={"init"}),
         "optim": [recipe.optim.name, bool(recipe.optim.ema)],
         "augment": recipe.augment.model_dump(mode="json"),
-        "train": recipe.train.model_dump(
-            mode="json", include={"precision", "compile", "exact", "deterministic", "micro_batch", "ghost_batch"}
-        ),
+        "train": recipe.train.model_dump(mode="json", include={"precision", "compile", "exact", "deterministic"}),
         "data": this.data.digest,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": [torch.get_num_threads(), this.recipe.data.threads, this.recipe.data.prefetch],
