@@ -15,7 +15,7 @@ from torch import nn
 
 from eighteen.base import clock as clocks
 from eighteen.base.errors import BudgetSpent, Diverged, Stalled, Stopped, UsageError
-from eighteen.base.events import OnEvent
+from eighteen.base.events import OnEvent, Told
 from eighteen.base.hardware import keep_freed_memory
 from eighteen.base.recipe import Recipe
 from eighteen.base.result import Result
@@ -69,7 +69,7 @@ def train(
         state = start_or_resume(this, model, time.monotonic() if began is None else began)
         room = Room(this, state)
         pace = Pace(this, state, room)
-        told = [*compile_ahead(this, state, pulse), *pace.begin(pulse)]
+        told = [*tuned(this, state), *compile_ahead(this, state, pulse), *pace.begin(pulse)]
         ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
         with (
             train_loader(this, state) as loader,
@@ -120,6 +120,12 @@ def start_or_resume(this: Job, model: nn.Module | None, began: float) -> State:
         got, hint = f"a dataset of {len(this.data.classes)} other classes", "the dataset named in command.txt"
         raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
     return states.resume(this, state, saved)
+
+
+def tuned(this: Job, state: State) -> list[Told]:
+    """What was found for this run before its first step, if it was tuned."""
+    found = this.run.read_tuned() if state.step == 0 else None
+    return [("tuned", found["found"])] if found else []
 
 
 def train_loader(this: Job, state: State) -> TrainLoader:
