@@ -8,6 +8,7 @@ room for what those took, in proportion.
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ from eighteen.training.step import train_step, update
 MARGIN = 0.1  # of what is free, that stays so
 AUGMENTED = 3  # copies in float32 of a share's pictures, while they are augmented
 UNDER_WAY = 3  # batches in the loader, beside those that it is ahead
-WARM_UP, MIN_FED = 3, 3  # steps before the clock, and on it
+MOST_TURNS = 12  # of each step: more say nothing new
+WARM_UP, MIN_FED, MOST_FED = 3, 3, 30  # steps with pictures before the clock, and on it
 LONG = 10_000  # epochs: a plan that does not end while something is measured
 
 
@@ -115,17 +117,18 @@ class Trials:
                 self._state.model(images).float()
 
     def seconds(self, row: Phase, counts: Sequence[int], until: float) -> dict[int, float]:
-        """Of the quickest step with each of these counts, which have been tried, in turns until then (on
-        CLOCK_MONOTONIC), once at least: what else a machine does only makes steps longer.
+        """Of a step with each of these counts, which have been tried: the median, as a busy machine has steps of any
+        length. In turns until then (on CLOCK_MONOTONIC), at least one and at most 12.
         """
         batches = {count: noise(self._this, size=row.sizes[0], count=count) for count in counts}
-        found = dict.fromkeys(counts, float("inf"))
-        while True:
+        found = {count: list[float]() for count in counts}
+        for _ in range(MOST_TURNS):
             for count, batch in batches.items():
                 now = self._now(row, count)
-                found[count] = min(found[count], self._timed(lambda now=now, batch=batch: self._take(now, batch)))
+                found[count].append(self._timed(lambda now=now, batch=batch: self._take(now, batch)))
             if time.monotonic() > until:
-                return found
+                break
+        return {count: statistics.median(times) for count, times in found.items()}
 
     def update_s(self) -> float:
         """Seconds of what a step does once, however many parts it has: clip, optimiser, averages."""
@@ -136,12 +139,12 @@ class Trials:
             outcome = torch.zeros(7, device=self._this.device)
             return self._timed(lambda: update(self._this, self._state, outcome))
 
-        return min(once() for _ in range(3))
+        return statistics.median(once() for _ in range(3))
 
     def fed_s(self, row: Phase, threads: int, until: float, *, start: int) -> float:
         """Seconds of a step whose pictures so many threads decode meanwhile; on a GPU, of the pictures alone.
 
-        until: on CLOCK_MONOTONIC; 6 steps at least      start: the first step
+        until: on CLOCK_MONOTONIC; 6 steps at least, 33 at most      start: the first step
         """
         this = replace(self._this, recipe=_alone(self._this.recipe, row))
         split, marks = this.data.splits["train"], list[float]()
@@ -165,7 +168,7 @@ class Trials:
                     self._take(now, batch)
                 synchronize(this.device)
                 marks.append(time.monotonic())
-                if len(marks) >= WARM_UP + MIN_FED and marks[-1] > until:
+                if len(marks) >= WARM_UP + (MIN_FED if marks[-1] > until else MOST_FED):
                     break
         return (marks[-1] - marks[WARM_UP - 1]) / (len(marks) - WARM_UP)
 

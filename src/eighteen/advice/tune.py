@@ -119,9 +119,10 @@ def tune(
             return _again(_TUNED.validate_python(shared), began)
         this = job(recipe, data, RunDir(Path(os.devnull)), world)  # in which nothing is written
         with torch_settings(this):
-            found = _Search(this, copy.deepcopy(model), limit_s, began).tuned(with_batch=with_batch)
+            search = _Search(this, copy.deepcopy(model), limit_s, began)
+            found = search.tuned(with_batch=with_batch)
         found = replace(found, seconds=time.monotonic() - began)
-        if world.is_first and model is None and not any("no time" in why for why in found.left):
+        if world.is_first and model is None and search.had_time:
             caches.write(cache(), _key(recipe, data, world, device, with_batch), asdict(found))
         return found
 
@@ -192,13 +193,16 @@ class _Rates:
 
 
 class _Search:
-    """One search, by one rank of several: whatever it decides by, all have agreed on, so all decide alike."""
+    """One search, by one rank of several: whatever it decides by, all have agreed on, so all decide alike.
+
+    had_time: for all that was to be tried
+    """
 
     def __init__(self, this: Job, model: nn.Module | None, limit_s: float, began: float) -> None:
         self._this, self._limit_s, self._began = this, limit_s, began
         self._run_s = this.recipe.budget.seconds or float("inf")
         self._pixels_per_s = 0.0  # of this rank, as far as it is known
-        self._measured, self._left = list[Trial](), list[str]()
+        self._measured, self._left, self.had_time = list[Trial](), list[str](), True
         self._trials = Trials(this, model)
         kept = trials.kept(this)
         (self._free,) = self._least(trials.free_bytes(this) - trials.most_kept(this, kept))
@@ -234,7 +238,7 @@ class _Search:
                 break
             share *= 2
         if not rates:
-            self._left.append(f"the batch stays {phase.batch}: no time was left to try another, or no memory")
+            self._left.append(f"phases.0.batch stays {phase.batch}: no other could be tried")
         return smallest_near(rates, NEAR_KNEE) if rates else None
 
     def _all_reduce_s(self) -> float:
@@ -245,27 +249,27 @@ class _Search:
         return statistics.median(wires.between(self._this.world, self._this.device, num_bytes)[num_bytes])
 
     def _micro_batches(self, recipe: Recipe) -> tuple[int | None, ...]:
-        """Those of phases that are alike are looked for once."""
+        """Those of the largest phases first: what fits there fits in the others. Phases that are alike are one."""
         if recipe.train.micro_batch or recipe.train.ghost_batch:
             return (None,) * len(recipe.phases)
-        rows = [None if phase.micro_batch is not None else _at_largest(phase) for phase in recipe.phases]
-        known = dict[tuple[int, int], int | None]()
-        kinds = [row and (row.sizes[0], row.batch) for row in rows]
+        rows = [_at_largest(phase) for phase in recipe.phases]
+        kinds = [(row.sizes[0] ** 2 * row.batch, row.sizes[0]) if row.micro_batch is None else None for row in rows]
+        found: dict[tuple[int, int] | None, int | None] = {None: None}
         num_left = len({*kinds} - {None}) + (THREADS_WEIGHT if not recipe.data.threads and self._decodes else 0)
-        for number, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
-            if row is None or kind is None or kind in known:
-                continue
-            known[kind] = self._micro_batch(number, row, of_left=1 / num_left)
+        for kind in sorted({kind for kind in kinds if kind}, reverse=True):
+            number = kinds.index(kind)
+            found[kind] = self._micro_batch(number, rows[number], of_left=1 / num_left)
             num_left -= 1
-        return tuple(known[kind] if kind else None for kind in kinds)
+        return tuple(found[kind] for kind in kinds)
 
     def _micro_batch(self, number: int, row: Phase, *, of_left: float) -> int | None:
         share, size = self._share(row.batch), row.sizes[0]
         counts = halves(share)
         found = self._rates(row, counts, of_left=of_left)
         if found is None:
-            self._left.append(f"phases.{number}.micro_batch stays as it is: no time was left to try another")
-            return None
+            self._left.append(f"phases.{number}.micro_batch: no time was left to try any")
+            known = self._fits // size**2
+            return known if 0 < known < share else None
         if not found.parts:
             beside = trials.pictures_bytes(self._this, row, share)
             raise MachineError(
@@ -290,7 +294,7 @@ class _Search:
         on_cpu = self._this.device.type == "cpu"
         groups = [counts] if on_cpu else [worth, few]  # what a step takes on a CPU is learned from smaller ones
         cost_s = (sum(groups[0]) + sum(worth)) * size**2 / self._pixels_per_s if self._pixels_per_s else 0.0
-        if self._least(self._left_s() - cost_s)[0] <= 0:
+        if not self._has_time(cost_s):
             return None
         beside = trials.pictures_bytes(self._this, row, share) + self._trials.gradient_bytes * (
             self._this.world.size > 1
@@ -304,11 +308,11 @@ class _Search:
         if not timed:
             return _Rates({}, 0.0)
         self._fits = max(self._fits, most * size**2)
-        once = self._trials.seconds(row, timed, until=0.0)
+        once = self._trials.seconds(row, timed, until=0.0)  # from which the run's time, and so the limit, is known
         self._saw(max(count * size**2 / seconds for count, seconds in once.items()))
-        again = self._trials.seconds(row, timed, until=time.monotonic() + of_left * self._left_s())
+        seconds = self._trials.seconds(row, timed, until=time.monotonic() + of_left * self._left_s())
         update_s = self._trials.update_s()
-        passes = [min(once[count], again[count]) - update_s for count in timed]
+        passes = [seconds[count] - update_s for count in timed]
         *rates, updates = self._least(
             *(count / max(seconds, 1e-9) for count, seconds in zip(timed, passes, strict=True)), 1 / max(update_s, 1e-9)
         )
@@ -353,8 +357,8 @@ class _Search:
         share = self._share(row.batch)
         step_s = share * row.sizes[0] ** 2 / self._pixels_per_s if self._pixels_per_s else 0.0
         least_s = len(counts) * (trials.WARM_UP + trials.MIN_FED) * step_s
-        if not why and self._least(self._left_s() - least_s)[0] <= 0:
-            why = "no time was left to try another number"
+        if not why and not self._has_time(least_s):
+            why = "no time was left to try others"
         if why:
             self._left.append(f"data.threads stays as it is: {why}")
             return None
@@ -383,6 +387,12 @@ class _Search:
         size = self._this.world.size
         slices = (World(rank, size).slice(batch) for rank in range(size))
         return max(mine.stop - mine.start for mine in slices)
+
+    def _has_time(self, cost_s: float) -> bool:
+        """Whether all ranks have time for what will take this one so many seconds."""
+        has_time = self._least(self._left_s() - cost_s)[0] > 0
+        self.had_time = self.had_time and has_time
+        return has_time
 
     def _left_s(self) -> float:
         return self._began + min(self._limit_s, SHARE * self._run_s) - time.monotonic()

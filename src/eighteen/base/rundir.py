@@ -180,7 +180,7 @@ def unfinished(
                 and (path / "command.txt").read_text("utf-8").splitlines()[-1] == str(dataset.resolve())
                 and run.read_environment().get("dataset_digest") == digest
             )
-        except (OSError, ValueError, LookupError):  # one that was killed while it was made
+        except (OSError, ValueError, TypeError, LookupError):  # one that was killed while it was made
             continue
         end = run.end() if is_same else None
         if is_same and not (end and end["reason"] in FINAL):
