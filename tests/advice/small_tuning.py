@@ -25,7 +25,8 @@ from eighteen.training import dist, train
 
 def take_part(here: World, data: str, folder: Path, rooms: list[int]) -> None:
     """What one rank does."""
-    chosen = recipe(model("cramped"), f"model.args={{room={rooms}, net='grouped'}}", "data.threads=1")
+    net = (model("cramped"), f"model.args={{room={rooms}, net='grouped'}}", "data.threads=1")
+    chosen = recipes.load(recipe(*net), epochs=1)
     packed, device = dataset.open(data), dist.device_of(here)
     with dist.connected(here, device):
         found = tune.tune(chosen, packed, here, limit_s=300)
