@@ -34,6 +34,9 @@ from eighteen.training.step import train_step, update
 MARGIN = 0.1  # of what is free, that stays so
 AUGMENTED = 3  # copies in float32 of a share's pictures, while they are augmented
 UNDER_WAY = 3  # batches in the loader, beside those that it is ahead
+FAR = (
+    4  # times the pictures whose memory is known are tried next: what a step takes of the heap's free part is not seen
+)
 MOST_TURNS = 12  # of each step: more say nothing new
 WARM_UP, MIN_FED, MOST_FED = 3, 3, 30  # steps with pictures before the clock, and on it
 LONG = 10_000  # epochs: a plan that does not end while something is measured
@@ -65,19 +68,21 @@ class Trials:
 
     def fitting(self, counts: Sequence[int], work: Callable[[int], object], free_bytes: float) -> int:
         """The largest of these counts, which rise, that can be worked with in so many bytes more than were in use at
-        first; 0 if none can.
+        first; 0 if none can. On the CPU the smallest goes first, and then always the largest that should fit by it.
         """
         fitted = grown = 0
         with self._capped(free_bytes):
-            for count in counts:
-                if fitted and grown * count / fitted > free_bytes:
-                    break
+            while left := [one for one in counts if one > fitted and grown * one <= free_bytes * max(1, fitted)]:
+                if self._on_cpu:
+                    left = [one for one in left if one <= FAR * fitted] or left[:1]
+                count = left[-1]
                 try:
                     work(count)
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
-                    break
+                    counts = [one for one in counts if one < count]
+                    continue
                 fitted = count
                 if self._on_cpu:
                     grown = max(grown, (memory_bytes("VmHWM") or 0) - (self._before or 0))

@@ -293,21 +293,22 @@ class _Search:
         few = [count for count in counts if count not in worth]
         on_cpu = self._this.device.type == "cpu"
         groups = [counts] if on_cpu else [worth, few]  # what a step takes on a CPU is learned from smaller ones
-        cost_s = (sum(groups[0]) + sum(worth)) * size**2 / self._pixels_per_s if self._pixels_per_s else 0.0
-        if not self._has_time(cost_s):
+        if not self._has_time((share + sum(worth)) * size**2 / self._pixels_per_s if self._pixels_per_s else 0.0):
             return None
         beside = trials.pictures_bytes(self._this, row, share) + self._trials.gradient_bytes * (
             self._this.world.size > 1
         )
         most = 0
         for group in groups:
-            fitting = self._trials.fitting(group, lambda count: self._trials.step(row, count), self._free - beside)
+            fitting = self._trials.fitting(group, lambda count: self._step(row, count), self._free - beside)
             if most := int(self._least(fitting)[0]):
                 break
         timed = [count for count in worth if count <= most] or [count for count in few if count <= most][-1:]
         if not timed:
             return _Rates({}, 0.0)
         self._fits = max(self._fits, most * size**2)
+        if not self._has_time(sum(timed) * size**2 / self._pixels_per_s):
+            return None
         once = self._trials.seconds(row, timed, until=0.0)  # from which the run's time, and so the limit, is known
         self._saw(max(count * size**2 / seconds for count, seconds in once.items()))
         seconds = self._trials.seconds(row, timed, until=time.monotonic() + of_left * self._left_s())
@@ -317,6 +318,12 @@ class _Search:
             *(count / max(seconds, 1e-9) for count, seconds in zip(timed, passes, strict=True)), 1 / max(update_s, 1e-9)
         )
         return _Rates(dict(zip(timed, rates, strict=True)), 1 / updates)
+
+    def _step(self, row: Phase, count: int) -> None:
+        """One that tells how fast this rank is, at the least: what comes up for the first time takes longer."""
+        began = time.monotonic()
+        self._trials.step(row, count)
+        self._saw(count * row.sizes[0] ** 2 / (time.monotonic() - began))
 
     def _require_evaluation(self) -> None:
         """MachineError if a batch of it does not fit. It takes less than training does with as many pixels."""
