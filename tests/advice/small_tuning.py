@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import torch
 from small_runs import model, recipe
 from small_world import fork
 
@@ -40,6 +41,7 @@ def take_part(here: World, data: str, folder: Path, rooms: list[int]) -> None:
 
 if __name__ == "__main__":
     tune.SHARE = 1e9  # of runs that take no time
+    torch.use_deterministic_algorithms(False)  # which loads a compiler, here instead of in every rank
     data, folder, cases = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     for number, rooms in enumerate(cases):
         place = folder / str(number)

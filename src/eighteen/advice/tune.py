@@ -25,9 +25,8 @@ import torch.distributed
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from eighteen.advice import trials, wires
+from eighteen.advice import peers, trials, wires
 from eighteen.advice.feeding import thread_counts
-from eighteen.advice.peers import asked
 from eighteen.advice.trials import Trials
 from eighteen.base import cache as caches
 from eighteen.base import errors
@@ -108,17 +107,17 @@ def tune(
 
     What the recipe says itself stays: ``data.threads``, a phase's or ``train.micro_batch``, all where ``train.exact``.
     model: stands in for the recipe's      with_batch: find the batch, too
-    began: when the time began, on CLOCK_MONOTONIC; with this call, if left out
+    began: when the time began, on CLOCK_MONOTONIC; if left out, as soon as what the run itself needs is loaded
     raises MachineError if not even a part of 2 pictures, or the evaluation, fits into memory
     """
-    began = time.monotonic() if began is None else began
-    device = dist.device_of(world)
+    asked, device = time.monotonic(), dist.device_of(world)
     with dist.connected(world, device):
         known = _known(recipe, data, world, device, with_batch) if world.is_first and model is None else None
         if (shared := dist.share(known and asdict(known), world, device)) is not None:
-            return _again(_TUNED.validate_python(shared), began)
+            return _again(_TUNED.validate_python(shared), asked)
         this = job(recipe, data, RunDir(Path(os.devnull)), world)  # in which nothing is written
-        with torch_settings(this):
+        with torch_settings(this):  # which loads a compiler, for seconds
+            began = time.monotonic() if began is None else began
             search = _Search(this, copy.deepcopy(model), limit_s, began)
             found = search.tuned(with_batch=with_batch)
         found = replace(found, seconds=time.monotonic() - began)
@@ -136,7 +135,7 @@ def on_new_ranks(recipe: Recipe, data: Dataset, *, num_ranks: int, on_cpu: bool,
     with TemporaryDirectory(prefix="eighteen-") as folder:
         write_atomic(path := Path(folder) / "recipe.toml", recipes.dump(recipe))
         words = (str(path), str(data.path), json.dumps(with_batch), repr(began))
-        told = json.loads(asked(num_ranks, "eighteen.advice.tune", *words, on_cpu=on_cpu))
+        told = json.loads(peers.asked(num_ranks, "eighteen.advice.tune", *words, on_cpu=on_cpu))
     if "error" in told:
         kind, (tried, got, need, hint) = told["error"]
         raise getattr(errors, kind)(tried, got=got, need=need, hint=hint)
