@@ -34,9 +34,7 @@ from eighteen.training.step import train_step, update
 MARGIN = 0.1  # of what is free, that stays so
 AUGMENTED = 3  # copies in float32 of a share's pictures, while they are augmented
 UNDER_WAY = 3  # batches in the loader, beside those that it is ahead
-FAR = (
-    4  # times the pictures whose memory is known are tried next: what a step takes of the heap's free part is not seen
-)
+FAR = 4  # times as many pictures as the last step had, at most: what it took of free parts of the heap nobody sees
 MOST_TURNS = 12  # of each step: more say nothing new
 WARM_UP, MIN_FED, MOST_FED = 3, 3, 30  # steps with pictures before the clock, and on it
 LONG = 10_000  # epochs: a plan that does not end while something is measured
