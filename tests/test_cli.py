@@ -57,6 +57,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train DATA --time 1m --epochs 3", 2, "got both --epochs and --time"),
         ("train DATA --cost 2", 2, "--cost 2: got no --price-usd-h"),
         ("train DATA --cost two --price-usd-h 3", 2, "--cost: got 'two', need dollars above 0"),
+        ("train DATA --epochs 2 --cost 2", 2, "--cost 2: got no --price-usd-h"),
+        ("train DATA --resume nowhere --cost 2", 3, "got no recipe.toml there"),
         ("train DATA --price-usd-h -3", 2, "--price-usd-h: got -3, need dollars an hour above 0"),
         ("train DATA --until 93", 2, "--until: got '93', need top1=SHARE"),
         ("train DATA --set budget.until.top9=0.5", 2, "budget.until"),

@@ -16,7 +16,7 @@ from eighteen.base import errors
 from eighteen.base import recipe as recipes
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "LOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "LOG.md")] + sorted((ROOT / "docs").rglob("*.md"))
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -89,7 +89,8 @@ def test_exit_codes_are_those_of_the_errors():
 
 
 def test_every_kind_of_event_is_explained():
-    source = "".join(path.read_text("utf-8") for path in (ROOT / "src" / "eighteen" / "training").glob("*.py"))
+    package = ROOT / "src" / "eighteen"
+    source = "".join(path.read_text("utf-8") for path in [*(package / "training").glob("*.py"), package / "api.py"])
     table = _text("events.md").partition("| kind |")[2].partition("\n\n")[0]
     told = set(re.findall(r"(?:event|_tell|\[|append\()\(\s*\"(\w+)\",\s", source))
     assert told == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))

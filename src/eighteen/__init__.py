@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eighteen.api import evaluate, load, open, pack, resume, stop, train
+    from eighteen.api import doctor, evaluate, load, open, pack, resume, stop, train
     from eighteen.base.errors import EighteenError
     from eighteen.base.events import STOP
     from eighteen.base.recipe import Recipe
@@ -33,6 +33,7 @@ _HOMES = {
     "train": "eighteen.api",
     "resume": "eighteen.api",
     "stop": "eighteen.api",
+    "doctor": "eighteen.api",
     "evaluate": "eighteen.api",
     "load": "eighteen.api",
     "Dataset": "eighteen.data.dataset",
@@ -52,6 +53,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Result",
+    "doctor",
     "evaluate",
     "load",
     "open",

@@ -14,15 +14,16 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
+from tempfile import gettempdir
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from eighteen.base import budget as budgets
+from eighteen.base import fixes, request, result, rundir, world
 from eighteen.base import recipe as recipes
-from eighteen.base import request, result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
 from eighteen.base.events import STOP, Event, Follower, OnEvent, mend
-from eighteen.base.files import unwritable_is_said
+from eighteen.base.files import unwritable_is_said, write_atomic
 from eighteen.base.hardware import environment, let_threads_sleep
 from eighteen.base.lock import alone, held, holder
 from eighteen.base.recipe import Budget, Recipe
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import nn
 
+    from eighteen.advice.finding import Finding
     from eighteen.advice.tune import Tuned
     from eighteen.results.classifier import Classifier
     from eighteen.training.evaluate import Evaluation
@@ -85,6 +87,7 @@ def train(
     runs_dir: str | os.PathLike[str] = "runs",
     checkpoint_to: str | None = None,
     new: bool = False,
+    fix: bool = False,
     time: str | float | None = None,
     until: str | None = None,
     cost: str | float | None = None,
@@ -108,7 +111,9 @@ def train(
     min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
     new: make a new run, whatever lies there
-    time: how long it may take: "18m", "1h30m", or seconds; as many epochs as fit      cost: the same in dollars ("$2")
+    fix: apply what the doctor finds and is safe, at the end of an epoch
+    time: how long it may take: "18m", "1h30m", or seconds; as many epochs as fit
+    cost: the same in dollars ("$2"); with ``epochs`` a limit, before which it saves and ends
     until: "top1=0.93": end with the first evaluation that is as good
     price_usd_h: of the machines, to tell what the run cost
     began: when the time began, on CLOCK_MONOTONIC; with this call, if left out
@@ -119,6 +124,7 @@ def train(
     training.train does.
     """
     began = monotonic() if began is None else began
+    changes = [*changes, "train.fix=true"] if fix else changes
     if isinstance(recipe, str):  # before anything is loaded
         budgets.ask(Budget(), time=time, until=until, cost=cost, price_usd_h=price_usd_h, epochs=epochs)
     if batch == "auto" and tune == "off":
@@ -220,6 +226,7 @@ def resume(
     procs: int | None = None,
     min_ranks: int | None = None,
     model: nn.Module | None = None,
+    cost: str | float | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     began: float | None = None,
     on_event: OnEvent | None = None,
@@ -229,8 +236,10 @@ def resume(
 
     run: a run, or the copy of one that ``checkpoint_to`` made (URL/RUN), which is first fetched into ``runs_dir``
     data: only if the dataset has moved      began: as of ``train``: the rest of its time counts from then on
+    cost: what the whole run may cost from now on ("$8"), as its limit or, where it has a time, as that
     A run whose own checkpoints are gone, or older than their copies, goes on from the newest copy; ``say`` is told.
-    Raises UsageError if the run has come to its end, or another process trains it; else as ``train`` does.
+    Raises UsageError if the run has come to its end, or another process trains it; BudgetSpent if it has cost what it
+    may; else as ``train`` does.
     """
     began = monotonic() if began is None else began
     from eighteen.training.preflight import room_to_resume
@@ -241,8 +250,11 @@ def resume(
             got = f"one that ended at step {end['step']}: {end['reason']}"
             hint = f"eighteen eval {folder.path} {data or _dataset_of(folder)}"
             raise UsageError(f"resume {folder.path}", got=got, need="a run that is not finished", hint=hint)
+        recipe = _with_cost(folder, cost)
         dataset = open(data or _dataset_of(folder))
         _take(folder, stack, say)
+        if cost is not None:
+            write_atomic(folder.recipe, recipes.dump(recipe))
         _bring_copies(folder, url, say)
         _saved_step(folder, model)  # or it cannot go on
         room_to_resume(folder)
@@ -357,6 +369,46 @@ def eval_folder(run: RunDir, data: Path, split: str) -> Path:
     return run.eval / f"{data.stem}-{split}"
 
 
+def doctor(
+    target: Dataset | str | os.PathLike[str],
+    *,
+    recipe: str | Recipe = "auto",
+    model: str | None = None,
+    batch: int | None = None,
+    changes: Sequence[str] = (),
+    gpus: int | None = None,
+    procs: int | None = None,
+    seconds: float = 10.0,
+    fix: bool = False,
+    say: Callable[[str], object] = lambda line: None,
+) -> list[Finding]:
+    """Find out why training is slow, or learns wrongly: the dearest finding first.
+
+    target: a run, whose events are read; or a dataset, on which a training by ``recipe`` is tried for ``seconds``
+    recipe, model, batch, changes, gpus, procs: as of ``train``; for a dataset only
+    fix: of a dataset: apply what can be, one by one, and keep what helps; ``say`` is told the story, and what to type
+
+    Raises UsageError, DataError or MachineError as ``train`` does.
+    """
+    from eighteen.advice import treatment
+
+    path = None if isinstance(target, Dataset) else Path(target)
+    if path and (path / "recipe.toml").is_file():
+        if fix:
+            need, hint = "a dataset, or a run that is started with it", "eighteen train photos.e18 --fix"
+            raise UsageError(f"doctor {path} --fix", got="a run", need=need, hint=hint)
+        return treatment.of_run(rundir.open(path), say=say)
+    let_threads_sleep()
+    from eighteen.training.preflight import preflight
+    from eighteen.training.resolve import resolve
+
+    ranks = _num_ranks(gpus, procs, None, world.from_environment())
+    dataset = target if isinstance(target, Dataset) else open(target)
+    resolved = resolve(recipe, dataset, say=say, model=model, batch=batch, changes=changes)
+    preflight(resolved, dataset, num_ranks=ranks, disk=Path(gettempdir()), model=None)
+    return treatment.of_dataset(resolved, dataset, ranks=ranks, on_cpu=bool(procs), watch_s=seconds, fix=fix, say=say)
+
+
 def preview(
     data: Dataset | str | os.PathLike[str],
     *,
@@ -425,6 +477,7 @@ def _start(
         run, dataset = _agreed(partial(prepare, stack), here, device, tuned)
         stack.enter_context(_run_disk(run))
         sink = _sinks(run, on_event, stack) if here.is_first else None
+        sink = sink and _watched(run, sink)
         return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module, began=began)
 
 
@@ -463,6 +516,19 @@ def _with_copies(recipe: Recipe, url: str | None) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_to": place})})
 
 
+def _with_cost(run: RunDir, cost: str | float | None) -> Recipe:
+    """The recipe of a run that may cost so much from now on; BudgetSpent if it ended at its cost and may not."""
+    recipe, end = recipes.load(str(run.recipe)), run.end()
+    if cost is None:
+        if end and end["reason"] == "cost":
+            tried, reached = f"resume {run.path}", f"step {end['step']:,}"
+            raise budgets.gone(run.path, recipe.budget, end["clock_s"], tried=tried, reached=reached)
+        return recipe
+    budget = recipe.budget
+    changes = budgets.paid(budget, cost, is_limit=budget.cost_usd is not None or budget.seconds is None)
+    return recipe.model_copy(update={"budget": budget.model_copy(update=changes)})
+
+
 def _go_on(
     candidates: Iterable[RunDir], module: nn.Module | None, stack: ExitStack, say: Callable[[str], object]
 ) -> RunDir | None:
@@ -471,7 +537,7 @@ def _go_on(
         try:
             with ExitStack() as trial:
                 _take(run, trial, say)
-                _bring_copies(run, recipes.load(str(run.recipe)).train.checkpoint_to, say)
+                _bring_copies(run, _with_cost(run, None).train.checkpoint_to, say)
                 step = _saved_step(run, module)
                 stack.enter_context(trial.pop_all())
         except (UsageError, DataError) as error:
@@ -571,10 +637,13 @@ def _on_own_ranks(
     follower = Follower(run.events)
     follower.new()  # what a run that is resumed has told before
     with _run_disk(run), ExitStack() as stack:
-        sink = _sinks(run, on_event, stack)
+        sink, watch = _sinks(run, on_event, stack), _watch(run)
 
         def tell() -> bool:
-            return STOP in [sink(event) for event in follower.new()]
+            new = follower.new()
+            for event in new:
+                watch(event)
+            return STOP in [sink(event) for event in new]
 
         supervisor.start(
             run.path,
@@ -606,6 +675,36 @@ def _sinks(run: RunDir, on_event: OnEvent | None, stack: ExitStack) -> OnEvent:
         return on_event(event) if on_event else None
 
     return tell
+
+
+def _watched(run: RunDir, sink: OnEvent) -> OnEvent:
+    """The same sink, which is also told what the doctor finds meanwhile."""
+    watch = _watch(run)
+
+    def tell(event: Event) -> object:
+        found = watch(event)
+        return STOP if STOP in [sink(one) for one in (event, found) if one] else None
+
+    return tell
+
+
+def _watch(run: RunDir) -> Callable[[Event], Event | None]:
+    """Looks on for the doctor: writes down what it finds, has it fixed where the recipe lets it, and returns it."""
+    from eighteen.advice.watch import Watch
+    from eighteen.results.findings import facts
+
+    recipe = recipes.load(str(run.recipe))
+    look = Watch(recipe)
+
+    def watch(event: Event) -> Event | None:
+        found = look(event)
+        if found is None:
+            return None
+        if is_fixed := recipe.train.fix and found.is_safe:
+            fixes.ask(run, found.fix)
+        return run.event("finding", **facts(found), fixed=is_fixed)
+
+    return watch
 
 
 def _dataset(data: Dataset | str | os.PathLike[str], say: Callable[[str], object]) -> Dataset:

@@ -196,6 +196,7 @@ def train(
     runs_dir: Path = Path("runs"),
     checkpoint_to: str | None = None,
     new: bool = False,
+    fix: Annotated[bool, Parameter(negative="")] = False,
     time: str | None = None,
     until: str | None = None,
     cost: str | None = None,
@@ -224,9 +225,11 @@ def train(
         runs_dir: Where runs lie.
         checkpoint_to: Copy each checkpoint there as well: a path, or a URL of fsspec such as s3://bucket/folder.
         new: Start a new run, also where one of the same command could go on.
+        fix: At the end of an epoch apply what the doctor finds meanwhile and is safe: threads, prefetch, smaller parts.
         time: How long all may take, e.g. 18m, 90s, 1h30m: as many epochs as fit.
         until: End with the first evaluation as good as this, e.g. top1=0.93.
-        cost: What all may cost, e.g. '$2': the same as --time, by --price-usd-h.
+        cost: What all may cost, e.g. '$2': the same as --time, by --price-usd-h; with --epochs a limit, at which it is
+            saved and ends; with --resume in place of what it might cost.
         price_usd_h: Of the machines, in dollars an hour; also tells what a run without --cost cost.
         resume: Go on with this run, or with a copy of one (URL/RUN); data only if its dataset has moved.
     """
@@ -240,8 +243,8 @@ def train(
     named = {"freeze-to": freeze_to, "import-pth": import_pth, "name": name}
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
     fixed |= {"tune": tune == "auto"}
-    named |= {"checkpoint-to": checkpoint_to, "new": new, "time": time, "until": until, "cost": cost}
-    named |= {"price-usd-h": price_usd_h}
+    named |= {"checkpoint-to": checkpoint_to, "new": new, "time": time, "until": until, "price-usd-h": price_usd_h}
+    named["fix"] = fix
     given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
@@ -256,6 +259,7 @@ def train(
                 gpus=gpus,
                 procs=procs,
                 min_ranks=min_ranks,
+                cost=cost,
                 runs_dir=runs_dir,
                 began=process_began(),
                 on_event=display,
@@ -281,6 +285,7 @@ def train(
                 runs_dir=runs_dir,
                 checkpoint_to=checkpoint_to,
                 new=new,
+                fix=fix,
                 time=time,
                 until=until,
                 cost=cost,
@@ -388,6 +393,59 @@ def predict(
     if unread:
         got, hint = f"{unread} that cannot be read", "look at the errors in the output"
         raise DataError("predict every picture", got=got, need="pictures that can be decoded", hint=hint)
+
+
+@app.command
+def doctor(
+    target: Path,
+    *,
+    recipe: str = "auto",
+    model: str | None = None,
+    batch: int | None = None,
+    set_: Changes = (),
+    gpus: int | None = None,
+    procs: int | None = None,
+    seconds: float = 10.0,
+    fix: Annotated[bool, Parameter(negative="")] = False,
+    json: Path | None = None,
+) -> None:
+    """Find out why training is slow, or learns wrongly: what, why, what shows it, what to type, what that will bring.
+
+    Args:
+        target: A run, also one that trains; or a dataset, on which a training is tried for some seconds.
+        recipe: A recipe by name, a TOML file, or auto; as all below for a dataset only.
+        model: A timm name, or package.module:function.
+        batch: The global batch of the first phase; the others follow.
+        set_: Change the recipe: a.b=value. May be repeated.
+        gpus: Ranks to try with, one a GPU.
+        procs: Ranks to try with, as CPU processes.
+        seconds: How long to watch the training.
+        fix: Apply what can be, one by one, keep what helps, and say what to type.
+        json: A file to write the findings to.
+    """
+    from eighteen import api
+    from eighteen.base.files import write_json
+    from eighteen.results import findings
+
+    if seconds <= 0:
+        got, need = f"{seconds:g}", "seconds above 0"
+        raise UsageError("--seconds", got=got, need=need, hint="eighteen doctor --seconds 10")
+    found = api.doctor(
+        target,
+        recipe=recipe,
+        model=model,
+        batch=batch,
+        changes=set_,
+        gpus=gpus,
+        procs=procs,
+        seconds=seconds,
+        fix=fix,
+        say=_to_stderr,
+    )
+    _console().print(findings.show(found))
+    if json is not None:
+        write_json(json, {"v": 1, "findings": [findings.facts(one) for one in found]})
+        print(f"wrote {json}")
 
 
 @app.command

@@ -15,7 +15,7 @@ from small_runs import BATCH, happened, model, pictures, recipe, train
 
 import eighteen
 from eighteen import cli
-from eighteen.advice import trials, tune
+from eighteen.advice import alone, tune
 from eighteen.advice.tune import Tuned, applied, halves, smallest_near
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, Stopped, UsageError
@@ -101,9 +101,9 @@ def test_what_the_recipe_says_itself_stays(data, change):
 def test_batch_norm_has_no_part_below_32_pictures_for_the_sake_of_speed(data, many):
     (part,) = found(many, model("normed"), "phases.0.batch=128").micro_batches
     assert part in (32, 64, 128)
-    tried = {trial.micro_batch for trial in found(many, model("grouped"), "phases.0.batch=128").measured}
+    tried = {one.micro_batch for one in found(many, model("grouped"), "phases.0.batch=128").measured}
     assert tried == {4, 8, 16, 32, 64, 128}
-    assert {trial.micro_batch for trial in found(data, model("normed")).measured} == {BATCH}
+    assert {one.micro_batch for one in found(data, model("normed")).measured} == {BATCH}
 
 
 def test_phases_that_are_alike_are_tried_once_and_each_has_its_own_part(data):
@@ -111,7 +111,7 @@ def test_phases_that_are_alike_are_tried_once_and_each_has_its_own_part(data):
     text = f"phases=[{', '.join('{' + ', '.join(f'{k} = {v}' for k, v in row.items()) + '}' for row in rows)}]"
     tuned = found(data, *cramped(7), text)
     assert tuned.micro_batches == (7, 7, 7)
-    assert sorted({trial.size for trial in tuned.measured}) == [16, 24]
+    assert sorted({one.size for one in tuned.measured}) == [16, 24]
 
 
 def test_what_was_found_is_known_to_the_next_run(data, cache):
@@ -145,14 +145,14 @@ def test_a_model_that_does_not_fit_is_refused_with_what_to_do(data, tmp_path):
 def test_no_step_is_taken_that_by_those_before_it_would_not_fit(many, monkeypatch):
     """The kernel would end the process. What a step of 32 pictures took says what one of 128 would."""
     taken = []
-    step = trials.Trials.step
+    step = alone.Alone.step
 
     def counted(self, row, count):
         taken.append(count)
         step(self, row, count)
 
-    monkeypatch.setattr(trials.Trials, "step", counted)
-    monkeypatch.setattr(trials, "free_bytes", lambda this: 300 * 2**20)
+    monkeypatch.setattr(alone.Alone, "step", counted)
+    monkeypatch.setattr(alone, "free_bytes", lambda this: 300 * 2**20)
     large = ("phases.0.size=128", "phases.0.batch=256", "data.prefetch=1")
     (part,) = found(many, model("grouped"), *large).micro_batches
     assert part is not None
@@ -162,7 +162,7 @@ def test_no_step_is_taken_that_by_those_before_it_would_not_fit(many, monkeypatc
 
 
 def test_an_evaluation_that_does_not_fit_is_refused_with_one_that_does(data, monkeypatch):
-    monkeypatch.setattr(trials, "free_bytes", lambda this: 24 * 2**20)
+    monkeypatch.setattr(alone, "free_bytes", lambda this: 24 * 2**20)
     with pytest.raises(
         MachineError, match=r"evaluate 64 pictures of 256 x 256 px at a time.*\n.*--set eval\.batch=\d+"
     ):
@@ -170,7 +170,7 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_one_that_does(data, mon
 
 
 def test_where_the_system_tells_nothing_of_memory_all_stays(data, monkeypatch):
-    monkeypatch.setattr(trials, "forget_peak_memory", lambda: None)
+    monkeypatch.setattr(alone, "forget_peak_memory", lambda: None)
     tuned = found(data, model("grouped"))
     assert tuned.left == ("all stays as it is: this system does not tell how much memory a step takes",)
     assert (tuned.threads, tuned.micro_batches) == (None, (None,))
@@ -180,7 +180,7 @@ def test_where_the_system_tells_nothing_of_memory_all_stays(data, monkeypatch):
 def test_threads_are_tried_with_the_step_where_pictures_are_decoded(data, monkeypatch, cpus, tried):
     monkeypatch.setattr(tune, "num_cpus", lambda: cpus)
     tuned = found(data, model("grouped"), "data.keep='never'")
-    assert [trial.threads for trial in tuned.measured if trial.threads] == tried
+    assert [one.threads for one in tuned.measured if one.threads] == tried
     assert tuned.threads in (tried or [None])
     assert bool(tried) != ("data.threads stays as it is: a rank has one processor" in tuned.left)
 

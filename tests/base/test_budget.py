@@ -1,11 +1,15 @@
 """Words of time and money, and how many steps fit into it."""
 
+import math
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eighteen.base.budget import (
     EVAL_SHARE,
+    MOST_EPOCHS,
     Costs,
     Revision,
     ask,
@@ -13,12 +17,14 @@ from eighteen.base.budget import (
     due,
     duration,
     goal,
+    gone,
     in_force,
     is_reached,
     least,
     newly_reached,
     seconds,
     solve,
+    usd,
 )
 from eighteen.base.errors import UsageError
 from eighteen.base.recipe import Budget, parse
@@ -99,6 +105,32 @@ def test_a_cost_becomes_a_time():
     assert ask(Budget(price_usd_h=3.6), cost=1).seconds == 1000
 
 
+def test_a_cost_beside_epochs_is_a_limit():
+    asked = ask(Budget(), cost="$2", price_usd_h=3.6, epochs=90)
+    assert asked == Budget(cost_usd=2, price_usd_h=3.6)
+    assert asked.most_s == 2000
+    assert Budget(price_usd_h=3.6).most_s == math.inf
+    assert ask(asked, cost="$1") == Budget(seconds=1000, price_usd_h=3.6), "as many epochs as fit instead"
+
+
+@pytest.mark.parametrize(("cost", "text"), [(2.5, "$2.50"), (0.0999999, "$0.10"), (0.0123, "$0.012"), (0, "$0.00")])
+def test_dollars_are_written(cost, text):
+    assert usd(cost) == text
+
+
+def test_a_run_that_took_what_it_may_says_how_to_go_on():
+    options = {"tried": "train 90 steps", "reached": "step 40"}
+    limit = gone(Path("runs/x"), Budget(cost_usd=5, price_usd_h=3.6), 4990, **options)
+    assert str(limit) == (
+        "BudgetSpent: train 90 steps: got step 40 for $4.99, need more than the $5.00 that it may cost.\n"
+        "  Try: eighteen train --resume runs/x --cost '$10.00'"
+    )
+    assert limit.exit_code == 6
+    time = gone(Path("runs/x"), Budget(seconds=60), 61, **options)
+    assert "got step 40 in 61 s, need more than the 60 s that it may take.\n  Try: --init runs/x" in str(time)
+    assert "more than the $0.06 that" in str(gone(Path("x"), Budget(seconds=60, price_usd_h=3.6), 61, **options))
+
+
 def test_what_is_asked_for_replaces_what_the_recipe_has():
     own = Budget(seconds=60, until={"top1": 0.5}, price_usd_h=1)
     assert ask(own) == own
@@ -111,7 +143,6 @@ def test_what_is_asked_for_replaces_what_the_recipe_has():
         ({"cost": "$2"}, r"--cost \$2: got no --price-usd-h, need the price"),
         ({"cost": "$2", "time": "1m", "price_usd_h": 1}, "both --time and --cost"),
         ({"time": "1m", "epochs": 3}, "both --epochs and --time"),
-        ({"cost": "1", "price_usd_h": 1, "epochs": 3}, "both --epochs and --cost"),
         ({"price_usd_h": -1}, "--price-usd-h: got -1, need dollars an hour above 0"),
         ({"price_usd_h": float("nan")}, "--price-usd-h: got nan"),
     ],
@@ -167,7 +198,7 @@ def test_the_solution_fits_and_wastes_no_more_than_a_step_and_an_evaluation(step
     taken = duration(revised, step, known, every=found.every)
     fewest = duration(plan.revised(step, 0.0), step, known, every=found.every)
     assert taken <= max(left + steps[-1] / 2, fewest) + 1e-6
-    if fewest <= left:
+    if fewest <= left and revised.end < MOST_EPOCHS * revised.num_samples:
         whole_steps = sum(steps)  # each phase may get one step less
         assert taken >= left - whole_steps - evaluation * (1 + EVAL_SHARE) - EVAL_SHARE * left
     assert found.every % every == 0

@@ -1,6 +1,6 @@
 import pytest
 
-from eighteen.results.lines import clock, fill, line, memory, percent, visible, waiting
+from eighteen.results.lines import clock, energy, fill, line, memory, percent, visible, waiting
 
 WAITS = {"data": 0.012, "compute": 0.988}
 STEP = {"v": 1, "event": "step", "time_s": 5.0, "step": 120, "epoch": 1.234, "phase": 0, "size": 96, "batch": 256}
@@ -82,6 +82,27 @@ EVAL |= {"seconds": 1.23, "best": True, "size": 224, "rect": False}
             "reached 60 % in 1:00 for $0.40, 90 % in 5:01 for $2.00",
         ),
         (
+            EVAL | {"cost_usd": 0.345, "energy_j": 123_456},
+            "eval val  epoch 3  size 224  loss 1.0000  top-1 70.00 %  top-5 -  without TTA  648 pictures in 1.2 s  "
+            "best so far  $0.34  34.3 Wh",
+        ),
+        (
+            {"event": "end", "reason": "cost", "step": 9, "cost_usd": 4.99, "energy_j": 3.6e6, "exit_code": 6}
+            | {
+                "reached": [
+                    {"top1": 0.5, "seconds": 60, "cost_usd": 0.4, "energy_j": 36_000},
+                    {"top1": 0.9, "seconds": 301, "energy_j": None},
+                ]
+            },
+            "end cost  step 9  top-1 -  top-5 -  without TTA  in -  $4.99  1.00 kWh  "
+            "reached 50 % in 1:00 for $0.40 and 10.0 Wh, 90 % in 5:01  exit code 6",
+        ),
+        (
+            {"event": "start", "recipe": "fast", "energy": {"gpu": "by NVML", "cpu": "not measured: no\nRAPL"}},
+            "start fast on -  - classes  - pictures  - epochs  2,000 steps  - of - weights  - x - in -  "
+            r"decoder -  energy gpu by NVML, cpu not measured: no\nRAPL",
+        ),
+        (
             {"event": "skip", "step": 7, "streak": 2},
             "skip step 7  its loss was not finite, no weight was changed  2 in a row",
         ),
@@ -115,7 +136,10 @@ def test_an_event_is_one_line_and_missing_facts_are_dashes(event, text):
 @pytest.mark.parametrize(
     ("template", "text"),
     [
-        ("{n} {n:.1f} {share:percent} {n:memory} {n:clock}", "1,234 1234.0 12.50 % 1.2 KiB 20:34"),
+        (
+            "{n} {n:.1f} {share:percent} {n:memory} {n:clock} {n:energy} {share:usd}",
+            "1,234 1234.0 12.50 % 1.2 KiB 20:34 0.34 Wh $0.12",
+        ),
         ("{no} {no:.1f} {no:percent} {no:memory} {no:clock} {empty}", "- - - - - -"),
         ("{name} {name:.4g} {name:percent}", r"a\nb a\nb a\nb"),
     ],
@@ -138,6 +162,14 @@ def test_clock(seconds, text):
 )
 def test_memory(num_bytes, text):
     assert memory(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("joules", "text"),
+    [(0, "0.00 Wh"), (1234, "0.34 Wh"), (123_456, "34.3 Wh"), (1_234_567, "343 Wh"), (36e6, "10.0 kWh")],
+)
+def test_energy(joules, text):
+    assert energy(joules) == text
 
 
 @pytest.mark.parametrize(("share", "text"), [(0, "0.00 %"), (1, "100.00 %"), (None, "-")])

@@ -72,6 +72,13 @@ def test_x_is_samples_seen_and_wall_time_the_events(tmp_path):
     }
 
 
+def test_cost_and_energy_are_drawn_where_they_are_known(tmp_path):
+    _run(tmp_path, [_step(1, cost_usd=0.5, energy_j=None), _step(2, cost_usd=1.0, energy_j=36.0)])
+    read = _read(tmp_path)
+    assert read["machine/cost_usd"] == [(32, 1001.0, 0.5), (64, 1002.0, 1.0)]
+    assert read["machine/energy_j"] == [(64, 1002.0, 36.0)]
+
+
 def test_missing_facts_write_no_point(tmp_path):
     _run(tmp_path, [_step(1, loss=None), _step(2), {"v": 1, "event": "step", "time_s": 1.0, "step": 3}])
     assert [step for step, _, _ in _read(tmp_path)["train/loss"]] == [64]

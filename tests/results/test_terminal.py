@@ -129,6 +129,23 @@ def test_the_end_says_why_and_how_good():
     assert "done after 0:25   top-1 75.00 %   top-5 100.00 %" in _drawn(RUN)
 
 
+def test_cost_and_energy_have_their_places_where_they_are_known():
+    assert not {"cost", "energy"} & set(_drawn(RUN).split())
+    taken = {"cost_usd": 0.12, "energy_j": 123_456}
+    epochs = [{**event, **taken} if event["event"] == "epoch" else event for event in RUN]
+    text = _drawn([*epochs[:-1], _step(30, 30, cost_usd=0.4, energy_j=180_000)])
+    assert "  $0.40  50.0 Wh   ETA" in text
+    assert text.split("cost")[1].split()[0] == "energy"
+    assert "100.00 %  $0.12    34.3 Wh" in text
+    reached = [{"top1": share, "seconds": 10 * share, "cost_usd": share} for share in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    lines = _drawn([*RUN[:-1], {**RUN[-1], "cost_usd": 1.0, "reached": reached}]).splitlines()
+    (head,) = [number for number, line in enumerate(lines) if "reached in" in line]
+    assert lines[head].split() == ["top-1", "of", "reached", "in", "cost"]
+    assert [line.split() for line in lines[head + 1 : head + 5]] == [
+        [f"{share}0.00", "%", f"0:0{share}", f"$0.{share}0"] for share in "6789"
+    ]
+
+
 @pytest.mark.parametrize("num_events", range(len(RUN) + 1))
 def test_facts_that_are_missing_show_as_dashes_at_any_moment(num_events):
     text = _drawn(RUN[:num_events])

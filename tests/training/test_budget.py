@@ -74,7 +74,7 @@ def test_a_measurement_that_was_far_off_does_no_harm(data, tmp_path, cache, wron
 def test_the_time_stands_in_the_run_s_recipe(data, tmp_path):
     run = train(data, tmp_path, *SLOW, time="3s", until="top1=0.01", price_usd_h=3.6).run
     budget = recipes.load(str(run / "recipe.toml")).budget
-    assert budget.model_dump() == {"seconds": 3, "until": {"top1": 0.01}, "price_usd_h": 3.6}
+    assert budget.model_dump() == {"seconds": 3, "until": {"top1": 0.01}, "price_usd_h": 3.6, "cost_usd": None}
 
 
 def test_a_run_ends_with_the_first_evaluation_that_is_good_enough(data, tmp_path):
@@ -203,18 +203,19 @@ def test_a_run_that_was_stopped_goes_on_with_the_rest_of_its_time(data, tmp_path
     assert [one["step"] for one in kept[:2]] == [0, happened(run, "resume")[0]["step"]]
 
 
-def test_a_run_whose_time_is_up_ends_at_once(data, tmp_path):
+def test_a_run_whose_time_was_up_before_is_not_gone_on_with(data, tmp_path):
     def at_start(event):
         return eighteen.STOP if event["event"] == "start" else None
 
     with pytest.raises(Stopped):
         train(data, tmp_path, *SLOW, time=30, on_event=at_start)
     (run,) = (tmp_path / "runs").iterdir()
-    clock.Clock(0.5, 100.0).keep(rundir.open(run).clock)
-    before = happened(run, "end")[0]["step"]
-    result = train(data, tmp_path, *SLOW, time=30)
-    assert (result.run, result.step) == (run, before + 1)
-    assert happened(run, "end")[-1]["exit_code"] == 0
+    clock.Clock(before_s=100.0).keep(rundir.open(run).clock)
+    before = (run / "events.jsonl").read_text(), checkpoint.committed(rundir.open(run))
+    for again in (lambda: train(data, tmp_path, *SLOW, time=30), lambda: eighteen.resume(run)):
+        with pytest.raises(BudgetSpent, match=r"resume .*: got step \d+ in 100 s, need more than the 30 s that it may"):
+            again()
+    assert ((run / "events.jsonl").read_text(), checkpoint.committed(rundir.open(run))) == before
 
 
 def command(data: Dataset, folder: Path, *options: str, changes=SLOW) -> list[str]:

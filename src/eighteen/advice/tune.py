@@ -25,9 +25,9 @@ import torch.distributed
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from eighteen.advice import peers, trials, wires
+from eighteen.advice import alone, peers, wires
+from eighteen.advice.alone import Alone
 from eighteen.advice.feeding import thread_counts
-from eighteen.advice.trials import Trials
 from eighteen.base import cache as caches
 from eighteen.base import errors
 from eighteen.base import recipe as recipes
@@ -57,7 +57,7 @@ APART = 64  # steps between those that two numbers of threads are tried with: ea
 
 
 @dataclass(frozen=True)
-class Trial:
+class Tried:
     """images_per_s: of all ranks together, if each were as slow as the slowest; 0: it does not fit into memory
 
     threads: None where the pictures were noise
@@ -81,7 +81,7 @@ class Tuned:
     threads: int | None
     micro_batches: tuple[int | None, ...]
     batch: int | None
-    measured: tuple[Trial, ...] = ()
+    measured: tuple[Tried, ...] = ()
     left: tuple[str, ...] = ()
     seconds: float = 0.0
     is_cached: bool = False
@@ -201,16 +201,16 @@ class _Search:
         self._this, self._limit_s, self._began = this, limit_s, began
         self._run_s = this.recipe.budget.seconds or float("inf")
         self._pixels_per_s = 0.0  # of this rank, as far as it is known
-        self._measured, self._left, self.had_time = list[Trial](), list[str](), True
-        self._trials = Trials(this, model)
-        kept = trials.kept(this)
-        (self._free,) = self._least(trials.free_bytes(this) - trials.most_kept(this, kept))
+        self._measured, self._left, self.had_time = list[Tried](), list[str](), True
+        self._alone = Alone(this, model)
+        kept = alone.kept(this)
+        (self._free,) = self._least(alone.free_bytes(this) - alone.most_kept(this, kept))
         self._are_kept = self._least(*(float(one is not None) for one in kept))
         self._fits = 0  # pixels of the largest part that was found to
 
     def tuned(self, *, with_batch: bool) -> Tuned:
         recipe, unchanged = self._this.recipe, (None,) * len(self._this.recipe.phases)
-        why = "train.exact computes in its own parts" if recipe.train.exact else self._trials.blind_for
+        why = "train.exact computes in its own parts" if recipe.train.exact else self._alone.blind_for
         if why:
             return Tuned(None, unchanged, None, left=(f"all stays as it is: {why}",))
         batch = self._batch(recipe.phases[0]) if with_batch else None
@@ -231,7 +231,7 @@ class _Search:
             if not (found and found.parts):
                 break
             rates[row.batch] = row.batch / (found.step_s(share, share) + slow_s)
-            self._measured.append(Trial(row.sizes[0], row.batch, share, None, rates[row.batch]))
+            self._measured.append(Tried(row.sizes[0], row.batch, share, None, rates[row.batch]))
             last = list(rates.values())[-3:]
             if len(last) == 3 and last[2] <= (1 + NEAR_KNEE) * last[0]:
                 break
@@ -244,7 +244,7 @@ class _Search:
         """What gradients take between ranks, if nothing hides it."""
         if self._this.world.size == 1:
             return 0.0
-        num_bytes = self._trials.gradient_bytes
+        num_bytes = self._alone.gradient_bytes
         return statistics.median(wires.between(self._this.world, self._this.device, num_bytes)[num_bytes])
 
     def _micro_batches(self, recipe: Recipe) -> tuple[int | None, ...]:
@@ -270,7 +270,7 @@ class _Search:
             known = self._fits // size**2
             return known if 0 < known < share else None
         if not found.parts:
-            beside = trials.pictures_bytes(self._this, row, share)
+            beside = alone.pictures_bytes(self._this, row, share)
             raise MachineError(
                 f"train with {counts[0]} pictures of {size} px at a time",
                 got=f"{self._free - beside:,.0f} bytes that a step may take",
@@ -279,7 +279,7 @@ class _Search:
             )
         rates = {part: row.batch / found.step_s(share, part) for part in found.parts}
         tried = {count: rates.get(count, 0.0) for count in counts if count in rates or count > max(rates)}
-        self._measured.extend(Trial(size, row.batch, part, None, rate) for part, rate in tried.items())
+        self._measured.extend(Tried(size, row.batch, part, None, rate) for part, rate in tried.items())
         return smallest_near(rates, NEAR)
 
     def _rates(self, row: Phase, counts: Sequence[int], *, of_left: float) -> _Rates | None:
@@ -294,12 +294,10 @@ class _Search:
         groups = [counts] if on_cpu else [worth, few]  # what a step takes on a CPU is learned from smaller ones
         if not self._has_time((share + sum(worth)) * size**2 / self._pixels_per_s if self._pixels_per_s else 0.0):
             return None
-        beside = trials.pictures_bytes(self._this, row, share) + self._trials.gradient_bytes * (
-            self._this.world.size > 1
-        )
+        beside = alone.pictures_bytes(self._this, row, share) + self._alone.gradient_bytes * (self._this.world.size > 1)
         most = 0
         for group in groups:
-            fitting = self._trials.fitting(group, lambda count: self._step(row, count), self._free - beside)
+            fitting = self._alone.fitting(group, lambda count: self._step(row, count), self._free - beside)
             if most := int(self._least(fitting)[0]):
                 break
         timed = [count for count in worth if count <= most] or [count for count in few if count <= most][-1:]
@@ -308,10 +306,10 @@ class _Search:
         self._fits = max(self._fits, most * size**2)
         if not self._has_time(sum(timed) * size**2 / self._pixels_per_s):
             return None
-        once = self._trials.seconds(row, timed, until=0.0)  # from which the run's time, and so the limit, is known
+        once = self._alone.seconds(row, timed, until=0.0)  # from which the run's time, and so the limit, is known
         self._saw(max(count * size**2 / seconds for count, seconds in once.items()))
-        seconds = self._trials.seconds(row, timed, until=time.monotonic() + of_left * self._left_s())
-        update_s = self._trials.update_s()
+        seconds = self._alone.seconds(row, timed, until=time.monotonic() + of_left * self._left_s())
+        update_s = self._alone.update_s()
         passes = [seconds[count] - update_s for count in timed]
         *rates, updates = self._least(
             *(count / max(seconds, 1e-9) for count, seconds in zip(timed, passes, strict=True)), 1 / max(update_s, 1e-9)
@@ -321,7 +319,7 @@ class _Search:
     def _step(self, row: Phase, count: int) -> None:
         """One that tells how fast this rank is, at the least: what comes up for the first time takes longer."""
         began = time.monotonic()
-        self._trials.step(row, count)
+        self._alone.step(row, count)
         self._saw(count * row.sizes[0] ** 2 / (time.monotonic() - began))
 
     def _require_evaluation(self) -> None:
@@ -330,11 +328,11 @@ class _Search:
         if "val" not in data.splits:
             return
         settings = max((recipe.eval_in(phase) for phase in recipe.phases), key=lambda one: one.size)
-        height, width = sides = trials.longest_sides(self._this, settings)
+        height, width = sides = alone.longest_sides(self._this, settings)
         if settings.batch * height * width <= self._fits:
             return
         counts = halves(settings.batch) if self._this.device.type == "cpu" else [settings.batch]
-        fitting = self._trials.fitting(counts, lambda count: self._trials.evaluate(sides, count), self._free)
+        fitting = self._alone.fitting(counts, lambda count: self._alone.evaluate(sides, count), self._free)
         most = int(self._least(fitting)[0])
         if most < settings.batch:
             tried = f"evaluate {settings.batch} pictures of {width} x {height} px at a time"
@@ -362,19 +360,19 @@ class _Search:
         row = max(rows, key=lambda row: row.epochs * row.sizes[0] ** 2, default=recipe.flat_phases[0])
         share = self._share(row.batch)
         step_s = share * row.sizes[0] ** 2 / self._pixels_per_s if self._pixels_per_s else 0.0
-        least_s = len(counts) * (trials.WARM_UP + trials.MIN_FED) * step_s
+        least_s = len(counts) * (alone.WARM_UP + alone.MIN_FED) * step_s
         if not why and not self._has_time(least_s):
             why = "no time was left to try others"
         if why:
             self._left.append(f"data.threads stays as it is: {why}")
             return None
-        alone, seconds = row.model_copy(update={"batch": share}), list[float]()
+        lone, seconds = row.model_copy(update={"batch": share}), list[float]()
         for number, threads in enumerate(counts):
             until = time.monotonic() + self._left_s() / (len(counts) - number)
-            seconds.append(self._trials.fed_s(alone, threads, until, start=number * APART))
+            seconds.append(self._alone.fed_s(lone, threads, until, start=number * APART))
         rates = dict(zip(counts, self._least(*(row.batch / one for one in seconds)), strict=True))
         part = row.micro_batch or share
-        self._measured.extend(Trial(row.sizes[0], row.batch, part, threads, rate) for threads, rate in rates.items())
+        self._measured.extend(Tried(row.sizes[0], row.batch, part, threads, rate) for threads, rate in rates.items())
         if this.device.type == "cuda":
             steps = [one.images_per_s for one in self._measured if (one.size, one.threads) == (row.sizes[0], None)]
             if enough := [
@@ -386,7 +384,7 @@ class _Search:
     @property
     def _least_part(self) -> int:
         """Pictures of the smallest part that is worth trying for speed."""
-        return LEAST_NORMED if self._trials.has_batch_norm else LEAST
+        return LEAST_NORMED if self._alone.has_batch_norm else LEAST
 
     def _share(self, batch: int) -> int:
         """Of the rank that has most of a batch."""

@@ -10,9 +10,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from eighteen.base.errors import UsageError
+from eighteen.base.errors import BudgetSpent, UsageError
 from eighteen.base.recipe import Budget
 from eighteen.base.schedule import Schedule
 
@@ -80,7 +81,8 @@ def ask(
 ) -> Budget:
     """The recipe's budget with what the command line asks for; UsageError for what cannot be.
 
-    time: "18m", "90s", "1h30m", or seconds      until: "top1=0.93"      cost: "$2", or dollars
+    time: "18m", "90s", "1h30m", or seconds      until: "top1=0.93"
+    cost: "$2", or dollars: a limit to a number of epochs, or else the time that they pay for
     """
     changes: dict[str, Any] = {}
     if price_usd_h is not None:
@@ -93,19 +95,40 @@ def ask(
     if time is not None:
         changes["seconds"] = seconds(time)
     if cost is not None:
-        price = changes.get("price_usd_h", budget.price_usd_h)
-        if price is None:
-            need, hint = "the price of this machine", f"--cost '{cost}' --price-usd-h 3.5"
-            raise UsageError(f"--cost {cost}", got="no --price-usd-h", need=need, hint=hint)
-        changes["seconds"] = dollars(cost) / price * 3600
+        changes |= paid(budget.model_copy(update=changes), cost, is_limit=epochs is not None)
     if until is not None:
         changes["until"] = goal(until)
     asked = budget.model_copy(update=changes)
     if epochs is not None and asked.seconds is not None:
-        flag = "--time" if time is not None else "--cost" if cost is not None else "budget.seconds in the recipe"
+        flag = "--time" if time is not None else "budget.seconds in the recipe"
         need, hint = "one of them: the time decides how many epochs there are", "leave out --epochs"
         raise UsageError("train", got=f"both --epochs and {flag}", need=need, hint=hint)
     return asked
+
+
+def paid(budget: Budget, cost: str | float, *, is_limit: bool) -> dict[str, float | None]:
+    """The changes to a budget that let it cost so much in all: as a limit, or as the time that it pays for."""
+    if budget.price_usd_h is None:
+        need, hint = "the price of the machines when a run begins", f"--cost '{cost}' --price-usd-h 3.5"
+        raise UsageError(f"--cost {cost}", got="no --price-usd-h", need=need, hint=hint)
+    limit = dollars(cost)
+    return {"cost_usd": limit} if is_limit else {"cost_usd": None, "seconds": limit / budget.price_usd_h * 3600}
+
+
+def gone(run: Path, budget: Budget, seconds: float, *, tried: str, reached: str) -> BudgetSpent:
+    """What to say of a run that may take no more than the seconds it has taken.
+
+    tried: what it was to do      reached: what it has, without what that cost
+    """
+    limit_s = min(budget.most_s, budget.seconds or math.inf)
+    cost, limit = budget.cost(seconds), budget.cost(limit_s)
+    if cost is None or limit is None:
+        got, need = f"{reached} in {seconds:.0f} s", f"more than the {limit_s:.0f} s that it may take"
+        hint = f"--init {run}, to go on from its weights"
+    else:
+        got, need = f"{reached} for {usd(cost)}", f"more than the {usd(limit)} that it may cost"
+        hint = f"eighteen train --resume {run} --cost '{usd(2 * limit)}'"
+    return BudgetSpent(tried, got=got, need=need, hint=hint)
 
 
 def seconds(time: str | float) -> float:
@@ -131,6 +154,11 @@ def dollars(cost: str | float) -> float:
     if not 0 < value < math.inf:
         raise UsageError("--cost", got=repr(cost), need="dollars above 0", hint="--cost '$2' --price-usd-h 3.5")
     return value
+
+
+def usd(cost: float) -> str:
+    """``$2.50``; ``$0.0025``."""
+    return f"${cost:.2f}" if cost >= 0.0995 or not cost else f"${cost:.2g}"
 
 
 def goal(until: str) -> dict[str, float]:

@@ -3,31 +3,36 @@
 The truth that every display derives from. Every event has ``v`` (format version), ``event`` (its kind) and ``time_s``
 (seconds since the epoch). The kinds and their facts:
 
-    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, device, precision, decoder, model,
-                num_weights
+    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, local_world, cpus, device, precision,
+                bf16, decoder, model, num_weights, energy: what measures it
     resume      step, epoch, checkpoint
     restart     attempt, reason, world, step, stacks: ranks were lost, and all are started again
     phase       phase, size, batch, epoch, step
     step        step, num_steps, epoch, phase, size, batch, samples, loss, top1, top5, lr, images_per_s, waits, stages,
-                skipped, memory_bytes, eta_s, threads, cpus
+                skipped, memory_bytes, eta_s, threads, cpus, ranks, graphs, cost_usd, energy_j
     eval        step, epoch, samples, split, size, rect, loss, top1, top5, tta, top1_tta, top5_tta, num_samples,
-                seconds, best
-    epoch       step, epoch, samples, hours, top1, top5
+                seconds, best, cost_usd, energy_j
+    epoch       step, epoch, samples, hours, top1, top5, cost_usd, energy_j
     checkpoint  step, path, bytes, seconds, best
     tuned       threads, micro_batch, batch, measured, left, seconds, cached
     calibrated  seconds, cached, step_s, eval_s, end_s
     budget      step, seconds, spent_s, factor, every, num_steps, epochs, speed_ratio, expected_s
-    reached     step, top1, seconds, cost_usd
+    reached     step, top1, seconds, cost_usd, energy_j
     skip        step, streak: a step with a non-finite loss changed no weight
     notice      cloud, what, when, goes
     warning     text
+    finding     code, what, why, evidence, command, gain, fix, is_safe, fixed
+    fixed       step, fixes
     end         reason, step, top1, top5, tta, top1_tta, top5_tta, best_top1, seconds, exit_code, clock_s, cost_usd,
-                reached
+                energy_j, reached
 
 top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it, and null
 where an epoch was not evaluated. ``waits`` are shares of the time since the last step event, ``stages`` seconds of
 the loader's threads in it, of which there are ``threads`` a rank, ``cpus`` who used the first rank's machine
-(``machine.Usage``).
+(``machine.Usage``), ``ranks`` what each rank waited for, where there are several, ``graphs`` how many graphs
+torch.compile has made.
+``cost_usd``, which is not there without a price, and ``energy_j``, null where it is not measured, are of the whole
+run so far.
 
 A run that was killed goes on from its last checkpoint: what follows a ``resume`` replaces all that was told of its step
 and later ones before (``standing``).

@@ -6,6 +6,7 @@ In: /proc, /sys and ``nvidia-smi``. Out: a ``Machine``. What cannot be found out
 from __future__ import annotations
 
 import csv
+import math
 import os
 import platform
 import shutil
@@ -94,9 +95,14 @@ class Usage:
         for folder in _cgroups(self._root, "cpu"):
             with suppress(OSError, ValueError, LookupError):
                 facts = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
-                told["throttled"] = int(facts["throttled_usec"]) / 1e6
+                told["throttled"] = _throttled_s(facts)
                 break
         return told
+
+
+def _throttled_s(facts: dict[str, str]) -> float:
+    """Of cgroup v2, then v1."""
+    return int(facts["throttled_usec"]) / 1e6 if "throttled_usec" in facts else int(facts["throttled_time"]) / 1e9
 
 
 @dataclass(frozen=True)
@@ -138,16 +144,14 @@ def look(path: Path, *, root: Path = Path("/"), watch_s: float = WATCH_S) -> Mac
             unknown[what] = otherwise or f"{type(error).__name__}: {error}"
         return None
 
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cpu_quota(root)
     total = ask("memory", lambda: _meminfo(root)["MemTotal"], "no /proc/meminfo") or 0
     free = ask("free memory", lambda: _meminfo(root)["MemAvailable"], "no /proc/meminfo") or 0
     limit = memory_limit(root)
     return Machine(
         processor=ask("processor", lambda: _cpuinfo(root)["model name"]) or platform.processor() or platform.machine(),
-        cpus=min(affinity, quota or affinity),
-        affinity=affinity,
-        quota=quota,
+        cpus=processors(root),
+        affinity=_affinity(),
+        quota=cpu_quota(root),
         threads_per_core=ask("threads a core", lambda: _threads_per_core(root)),
         mhz=ask("clock of the processors", lambda: float(_cpuinfo(root)["cpu MHz"])),
         others_cpus=ask("load by others", lambda: _others(root, watch_s), "no /proc/stat"),
@@ -159,6 +163,15 @@ def look(path: Path, *, root: Path = Path("/"), watch_s: float = WATCH_S) -> Mac
         gpus=tuple(ask("GPUs", lambda: list(gpus())) or ()),
         unknown=unknown,
     )
+
+
+def processors(root: Path = Path("/")) -> float:
+    """That this process may use: those it may run on, or less where a cgroup allows less of their time."""
+    return min(float(_affinity()), cpu_quota(root) or math.inf)
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

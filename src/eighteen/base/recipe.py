@@ -6,6 +6,7 @@ receives only its own section.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Sequence
@@ -306,6 +307,10 @@ class Train(Section):
         default="auto",
         description="the cloud that is asked whether it will take this machine back; auto: its own, where it has one",
     )
+    fix: bool = Field(
+        default=False,
+        description="at the end of an epoch apply what the doctor has found safe: threads, prefetch, smaller parts",
+    )
     hang_s: Annotated[float, Field(gt=0)] = Field(
         default=10.0, description="seconds without a sign of life, or 5 usual steps if longer, that make a rank hang"
     )
@@ -328,6 +333,24 @@ class Budget(Section):
     price_usd_h: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="of the machines, to tell what the run cost"
     )
+    cost_usd: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="the most that it may cost by that price: before it costs more it saves and ends"
+    )
+
+    def cost(self, seconds: float) -> float | None:
+        """Dollars; None where the price is not known."""
+        return None if self.price_usd_h is None else seconds / 3600 * self.price_usd_h
+
+    @property
+    def most_s(self) -> float:
+        """Seconds that ``cost_usd`` pays for; infinite where there is no such limit."""
+        return self.cost_usd / self.price_usd_h * 3600 if self.cost_usd and self.price_usd_h else math.inf
+
+    @model_validator(mode="after")
+    def _a_cost_has_a_price(self) -> Self:
+        if self.cost_usd and not self.price_usd_h:
+            raise ValueError("price_usd_h beside cost_usd")
+        return self
 
 
 class Recipe(Section):

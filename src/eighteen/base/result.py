@@ -13,7 +13,8 @@ from eighteen.base.rundir import RunDir
 class Result:
     """top1, top5: shares in [0, 1] of its last evaluation, best_top1 of its best; None without a validation split.
 
-    top1_tta, top5_tta: with test-time augmentation ``tta``; None if that is "none"      seconds: over all resumes
+    top1_tta, top5_tta: with test-time augmentation ``tta``; None if that is "none"
+    seconds, cost_usd, energy_j: over all resumes; None where no price is known, or the energy is not measured
     """
 
     run: Path
@@ -25,6 +26,8 @@ class Result:
     tta: Tta = "none"
     top1_tta: float | None = None
     top5_tta: float | None = None
+    cost_usd: float | None = None
+    energy_j: float | None = None
 
 
 def of(run: RunDir) -> Result:

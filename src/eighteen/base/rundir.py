@@ -80,6 +80,11 @@ class RunDir:
         return self.path / "tuned.json"
 
     @property
+    def fixes(self) -> Path:
+        """What the doctor has changed while it trains, see ``base.fixes``; not there while that is nothing."""
+        return self.path / "fixes.json"
+
+    @property
     def stop(self) -> Path:
         return self.path / "stop.json"
 
@@ -158,7 +163,8 @@ def check_name(name: str) -> None:
         raise UsageError("name the run", got=repr(name), need=need, hint="--name flowers")
 
 
-# Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on.
+# Reasons of an end that trying again does not change; after a signal, a full disk or a lost rank a run goes on, and at
+# its cost it waits for more money.
 FINAL = {"done", "patience", "until", "Diverged", "BudgetSpent", "UsageError", "RecipeError"}
 
 

@@ -40,6 +40,7 @@ class TrainLoader:
     """Iterates over (Step, Batch) from step ``start`` to the end of the schedule.
 
     ``replan`` gives it another schedule, from the next step on; it may have prepared batches of other phases in vain.
+    ``retune`` changes how many threads decode, and how far they are ahead.
 
     Use it as a context manager: leaving it ends its threads. A failure in any thread is raised by ``next`` as it was.
 
@@ -80,8 +81,7 @@ class TrainLoader:
         self._channels, self._device = channels, device
         self._free = free_memory(world, device)
         self.kept_bytes: dict[int, tuple[str, int] | None] = {}  # by phase: "host" or "device", and how much
-        self.num_threads = num_threads or _share_of_cpus(world)
-        self._maker = BatchMaker(split, device, channels, self.num_threads)
+        self._maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
         self._prefetch, self._patience_s = prefetch, patience_s
         self._ahead: Ahead[tuple[int, Step, Sending]] | None = None
         self._reported_wait_s = 0.0
@@ -96,6 +96,20 @@ class TrainLoader:
         self._waited_before_s += self._ahead.waited_s if self._ahead else 0.0
         patience = {"patience_s": self._patience_s, "late": self._stalled}
         self._ahead = Ahead(self._made(), depth=self._prefetch, **patience)
+
+    @property
+    def num_threads(self) -> int:
+        """That decode."""
+        return self._maker.num_threads
+
+    def retune(self, *, num_threads: int | None = None, prefetch: int | None = None) -> None:
+        """Decode with so many threads, and run so many batches ahead, from the next batch that is begun; the batches
+        stay what they were.
+        """
+        self._maker.num_threads = num_threads or self._maker.num_threads
+        self._prefetch = prefetch or self._prefetch
+        if self._ahead:
+            self._ahead.deepen(self._prefetch)
 
     def replan(self, schedule: Schedule) -> None:
         """Go on by another schedule. It must say of all steps taken what the one before did."""

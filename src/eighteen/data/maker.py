@@ -87,24 +87,34 @@ class Sending(Protocol):
 class BatchMaker:
     """Makes batches, with the threads and the memory that takes.
 
-    channels: 1 or 3      num_threads: that decode
+    channels: 1 or 3      num_threads: that decode; another number counts from the next batch on
     """
 
     def __init__(self, split: Split, device: torch.device, channels: int, num_threads: int) -> None:
         self.stages = _Stages()
         self._split, self._labels, self._channels = split.name, split.labels, channels
         self._transfer = Transfer(device, num_slots=IN_WORK + 1)
+        self.num_threads, self._used_threads = num_threads, num_threads  # the first may be changed by another thread
         self._decoder = decoder(num_threads)
 
     def make(self, cuts: Iterable[Cut]) -> Iterator[Sending]:
         """Batches in the order of their cuts."""
         in_work = deque[_Filling]()
         for cut in cuts:
+            if self.num_threads != self._used_threads:
+                while in_work:
+                    yield self._end(in_work.popleft())
+                self._change_threads(self.num_threads)
             in_work.append(self._begin(cut))
             if len(in_work) == IN_WORK:
                 yield self._end(in_work.popleft())
         while in_work:
             yield self._end(in_work.popleft())
+
+    def _change_threads(self, count: int) -> None:
+        """Others decode from here on; nothing is being decoded."""
+        self._decoder.close()
+        self._decoder, self._used_threads = decoder(count), count
 
     def slowest(self) -> Slow | None:
         return self._decoder.slowest()

@@ -78,6 +78,12 @@ class Ahead(Generic[T]):
             raise StopIteration
         return item
 
+    def deepen(self, depth: int) -> None:
+        """Run so many items ahead from now on."""
+        with self._ready.mutex:
+            self._ready.maxsize = depth
+            self._ready.not_full.notify_all()
+
     def close(self) -> None:
         self._closing.set()
         self._last = self._last or _End()

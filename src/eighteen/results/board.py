@@ -6,7 +6,7 @@ Facts that are not known yet show as ``-``.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -17,11 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from eighteen.base.events import Event
-from eighteen.results.lines import MISSING, fill, waiting, with_tta
+from eighteen.results.lines import MISSING, fill, milestones, spent, waiting, with_tta
 
 MAX_WIDTH = 100  # wider, the eye loses the line
 MAX_EPOCHS = 8  # rows of the table of epochs
-NUM_OTHER_ROWS = 17  # of everything but that table's rows
+MAX_REACHED = 4  # rows of the table of what was reached, at the end
+NUM_OTHER_ROWS = 17  # of everything but these tables' rows
 
 # Name and template of each figure; the templates are filled with the facts of ``Board._figures``.
 _FIGURES = (
@@ -49,11 +50,20 @@ _EPOCH = {
     "val loss": "{val_loss:.4f}",
     "val top-1": "{top1:percent}",
     "val top-5": "{top5:percent}",
+    "cost": "{cost_usd:usd}",
+    "energy": "{energy_j:energy}",
 }
+_REACHED = {
+    "top-1 of": "{top1:percent}",
+    "reached in": "{seconds:clock}",
+    "cost": _EPOCH["cost"],
+    "energy": _EPOCH["energy"],
+}
+_OPTIONAL = ("cost", "energy")  # columns that are there only where they are known
 
 
 class _Epoch(NamedTuple):
-    """A row of the table: losses, and scores as shares."""
+    """A row of the table: losses, scores as shares, and what the run had taken by then."""
 
     epoch: float | None
     seconds: float | None
@@ -61,6 +71,8 @@ class _Epoch(NamedTuple):
     val_loss: float | None
     top1: float | None
     top5: float | None
+    cost_usd: float | None
+    energy_j: float | None
 
 
 class Board:
@@ -99,7 +111,8 @@ class Board:
         hours = event.get("hours")
         seconds = None if hours is None else 3600 * hours
         val_loss = None if top1 is None else self._fact("eval", "loss")
-        row = _Epoch(event.get("epoch"), seconds, self._fact("step", "loss"), val_loss, top1, top5)
+        taken = (event.get("cost_usd"), event.get("energy_j"))
+        row = _Epoch(event.get("epoch"), seconds, self._fact("step", "loss"), val_loss, top1, top5, *taken)
         self._epochs = (*self._epochs, row)[-MAX_EPOCHS:]
         if top1 is not None and self._fact("eval", "best"):  # which knows what compares
             self._best = top1
@@ -107,14 +120,20 @@ class Board:
     def _facts(self, kind: str) -> Event:
         return self._latest.get(kind, {})
 
+    def _newest(self, *kinds: str) -> Event:
+        """All facts of these events, those of the newest before the others'."""
+        told = sorted(map(self._facts, kinds), key=lambda event: event.get("time_s", 0.0))
+        return {name: value for event in told for name, value in event.items()}
+
     def _fact(self, kind: str, name: str) -> Any:
         return self._facts(kind).get(name)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         rows = [self._title(), Text(), *self._progress(), Text(), self._figures()]
-        shown = self._epochs[-max(1, console.height - NUM_OTHER_ROWS) :]
-        if shown:
-            rows += [Text(), self._table(shown)]
+        reached = milestones(self._fact("end", "reached") or ())[-MAX_REACHED:]
+        num_others = NUM_OTHER_ROWS + (2 + len(reached) if reached else 0)
+        epochs = [row._asdict() for row in self._epochs[-max(1, console.height - num_others) :]]
+        rows += [part for table in (self._table(_EPOCH, epochs), self._table(_REACHED, reached)) for part in table]
         yield Constrain(Padding(Group(*rows, Text(), self._footer()), 1), MAX_WIDTH)
 
     def _title(self) -> RenderableType:
@@ -130,8 +149,8 @@ class Board:
         facts |= {"num_steps": self.num_steps, "epochs": epochs}
         left = [("epoch ", "dim"), (fill("{epoch:.2f} of {epochs:g}", facts), "bold")]
         left += [("   step ", "dim"), fill("{step} of {num_steps}", facts)]
-        right = [("spent ", "dim"), fill("{spent_s:clock}", facts)]
-        right += [("   ETA ", "dim"), (fill("{eta_s:clock}", facts), "bold")]
+        taken = "  ".join([fill("{spent_s:clock}", facts), *spent(self._newest("step", "epoch", "end"))])
+        right = [("spent ", "dim"), taken, ("   ETA ", "dim"), (fill("{eta_s:clock}", facts), "bold")]
         yield _ends(Text.assemble(*left), Text.assemble(*right))
         bar = ProgressBar(total=self.num_steps or 1, completed=facts["step"], style="grey37", complete_style="cyan")
         yield Padding(bar, 0)  # a bar alone does not end its line
@@ -145,8 +164,7 @@ class Board:
 
     def _figures(self) -> RenderableType:
         """Rows of figures about the last steps, each under its name."""
-        events = sorted((self._facts(kind) for kind in ("phase", "step")), key=lambda event: event.get("time_s", 0.0))
-        facts = {**events[0], **events[1], "best": self._best, "waiting": waiting(self._fact("step", "waits"))}
+        facts = {**self._newest("phase", "step"), "best": self._best, "waiting": waiting(self._fact("step", "waits"))}
         grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
         for _ in _FIGURES[0]:
             grid.add_column(ratio=1, no_wrap=True)
@@ -156,15 +174,20 @@ class Board:
             grid.add_row(*(Text(value, "dim" if value == MISSING else "bold") for value in values))
         return grid
 
-    def _table(self, rows: tuple[_Epoch, ...]) -> RenderableType:
+    def _table(self, templates: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+        """A space, and a row for each of these facts under the names of the templates; nothing where there is none."""
+        if not rows:
+            return
+        yield Text()
         table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-        for name in _EPOCH:
+        cells = [{name: fill(template, row) for name, template in templates.items()} for row in rows]
+        shown = [name for name in templates if name not in _OPTIONAL or cells[-1][name] != MISSING]
+        for name in shown:
             table.add_column(name, ratio=1, no_wrap=True)
-        for row in rows:
-            is_best = row.top1 is not None and row.top1 == self._best
-            values = (fill(template, row._asdict()) for template in _EPOCH.values())
-            table.add_row(*values, style="green" if is_best else "")
-        return table
+        for row, values in zip(rows, cells, strict=True):
+            is_best = row["top1"] is not None and row["top1"] == self._best
+            table.add_row(*map(values.get, shown), style="green" if is_best else "")
+        yield table
 
     def _footer(self) -> RenderableType:
         if "end" in self._latest:

@@ -5,9 +5,10 @@ In: events as ``base/events.py`` lists them, any fact of which may be missing. O
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from eighteen.base.budget import usd
 from eighteen.base.events import Event
 
 MISSING = "-"
@@ -39,6 +40,8 @@ _TEMPLATES = {
     "reached": "reached top-1 {top1:percent} in {seconds:clock}",
     "skip": "skip step {step}  its loss was not finite, no weight was changed  {streak} in a row",
     "warning": "warning: {text}",
+    "finding": "finding {code}: {what}: {evidence}  try {command}  docs/doctor/{code}.md",
+    "fixed": "fixed from step {step} on",
     "notice": "notice of {cloud}: {what}  {when}",
     "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  without TTA  in {seconds:clock}",
 }
@@ -71,10 +74,17 @@ def _notes(event: Event) -> Iterator[str]:
         yield "best so far"
     if event.get("cached") is True:
         yield "by an earlier run"
-    if event.get("cost_usd"):
-        yield f"${event['cost_usd']:.2f}"
+    yield from spent(event)
+    if event.get("energy"):
+        yield visible(f"energy {', '.join(f'{source} {how}' for source, how in event['energy'].items())}")
     if event.get("reached"):
-        yield f"reached {', '.join(_milestones(event['reached']))}"
+        yield f"reached {', '.join(map(_milestone, milestones(event['reached'])))}"
+    if event.get("gain"):
+        yield f"{event['gain'][1]:.2f} times as fast without it"
+    if event.get("fixed") is True:
+        yield "applied at the end of this epoch"
+    if event.get("fixes"):
+        yield " ".join(f"{key}={value}" for key, value in event["fixes"].items())
     if event.get("goes"):
         yield "saving and stopping"
     if event.get("skipped"):
@@ -83,19 +93,23 @@ def _notes(event: Event) -> Iterator[str]:
         yield f"exit code {event['exit_code']}"
 
 
-def _milestones(reached: list[dict[str, float]]) -> Iterator[str]:
-    """Top-1 by time; of those that one evaluation reached, the highest."""
+def milestones(reached: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What an ``end`` event has as ``reached``, by time; of those that one evaluation reached, the highest."""
     highest = {one["seconds"]: one for one in sorted(reached, key=lambda one: one["top1"])}
-    for seconds, one in sorted(highest.items()):
-        cost = f" for ${one['cost_usd']:.2f}" if "cost_usd" in one else ""
-        yield f"{100 * one['top1']:.0f} % in {clock(seconds)}{cost}"
+    return [highest[seconds] for seconds in sorted(highest)]
+
+
+def _milestone(one: Mapping[str, Any]) -> str:
+    cost = " and ".join(spent(one))
+    return f"{percent(one['top1'], digits=0)} in {clock(one['seconds'])}{f' for {cost}' if cost else ''}"
 
 
 def fill(template: str, facts: Mapping[str, Any]) -> str:
     """A ``str.format`` template filled with facts, of which any may be missing.
 
-    Beside Python's own, there are the formats ``percent`` (of a share in [0, 1]), ``memory`` (of bytes) and ``clock``
-    (of seconds). Numbers without a format have commas between thousands; text is made visible.
+    Beside Python's own, there are the formats ``percent`` (of a share in [0, 1]), ``memory`` (of bytes), ``clock`` (of
+    seconds), ``energy`` (of joules) and ``usd``. Numbers without a format have commas between thousands; text is made
+    visible.
     """
     return template.format_map(_Facts(facts))
 
@@ -116,6 +130,20 @@ def memory(num_bytes: float) -> str:
     power = min(max(int(num_bytes).bit_length() - 1, 0) // 10, len(units) - 1)
     value = num_bytes / 1024**power
     return f"{value:.{1 if power and value < 100 else 0}f} {units[power]}"
+
+
+def energy(joules: float) -> str:
+    """Joules in watt-hours, or thousands of them, to three digits: ``34.2 Wh``."""
+    hours, unit = (joules / 3.6e3, "Wh") if joules < 3.6e6 else (joules / 3.6e6, "kWh")
+    return f"{hours:.{0 if hours >= 100 else 1 if hours >= 10 else 2}f} {unit}"
+
+
+def spent(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Dollars, and energy, as far as they are known."""
+    if facts.get("cost_usd") is not None:
+        yield usd(facts["cost_usd"])
+    if facts.get("energy_j") is not None:
+        yield energy(facts["energy_j"])
 
 
 def clock(seconds: float) -> str:
@@ -160,4 +188,4 @@ class _Fact:
         return ours(self._value) if ours else format(self._value, form or ",")
 
 
-_FORMATS = {"percent": percent, "memory": memory, "clock": clock}
+_FORMATS = {"percent": percent, "memory": memory, "clock": clock, "energy": energy, "usd": usd}

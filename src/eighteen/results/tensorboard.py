@@ -8,7 +8,7 @@ event's. Tags:
     SPLIT/loss  SPLIT/top1  SPLIT/top5      (val/top1 ...; shares in [0, 1])
     SPLIT/top1_tta  SPLIT/top5_tta      (with test-time augmentation, where the recipe asks for it: at the end)
     time/STAGE      (shares of the time since the last step event: data, communication, compute ...)
-    machine/memory_bytes
+    machine/memory_bytes  machine/cost_usd  machine/energy_j      (both of the run so far, where they are known)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def scalars(event: Event) -> Iterator[tuple[str, float]]:
         return
     if event["event"] == "step":
         yield from _numbers(event, "train", _TRAIN)
-        yield from _numbers(event, "machine", ("memory_bytes",))
+        yield from _numbers(event, "machine", ("memory_bytes", "cost_usd", "energy_j"))
         waits = event.get("waits") or {}
         yield from _numbers(waits, "time", tuple(waits))
     elif event["event"] == "eval":

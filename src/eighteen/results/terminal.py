@@ -54,7 +54,7 @@ class Display:
             if self._is_due(event):
                 spent = clock(event["time_s"] - self._board.start_s)
                 self._print(f"{spent:>8}  {line(event, num_steps=self._board.num_steps)}")
-        elif event["event"] in ("warning", "skip", "notice", "restart"):
+        elif event["event"] in ("warning", "skip", "notice", "restart", "finding", "fixed"):
             self._print(line(event), style="yellow")
         elif event["event"] in ("phase", "epoch", "end"):
             self._live.refresh()

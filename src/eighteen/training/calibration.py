@@ -68,7 +68,7 @@ def calibrate(this: Job, state: State, *, room: Room | None = None, afresh: bool
         with unchanged(state):
             found = {name: _step_seconds(this, state, room, row, limit) for name, row in rows.items()}
             found |= {name: _eval_seconds(this, state, each, limit) for name, each in evals.items()}
-            found["save"] = _save_seconds(this, state)
+            found["save"] = save_seconds(this, state)
         if this.world.is_first:
             caches.write(path, key, found)
     steps = tuple(found[_name(row)] for row in this.recipe.flat_phases)
@@ -166,7 +166,7 @@ def _eval_seconds(this: Job, state: State, settings: Eval, limit: float) -> floa
     return take(min(count, 8)) if count > 1 else per_picture
 
 
-def _save_seconds(this: Job, state: State) -> float:
+def save_seconds(this: Job, state: State) -> float:
     """Of writing a checkpoint, in a folder of its own that does not stay."""
     began = time.monotonic()
     snapshot = snapshots.take(this, state, is_best=False)

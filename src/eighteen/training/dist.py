@@ -33,6 +33,12 @@ def device_of(world: World) -> torch.device:
     return torch.device("cuda", world.local_rank)
 
 
+def gpus_of(world: World, device: torch.device) -> list[str]:
+    """The GPUs of all ranks on this machine, as NVML calls them; none where they compute on processors."""
+    places = range(world.local_size) if device.type == "cuda" else ()
+    return [f"GPU-{torch.cuda.get_device_properties(place).uuid}" for place in places]
+
+
 @contextmanager
 def connected(world: World, device: torch.device, *, timeout_s: float = 600) -> Iterator[None]:
     """The process group of this world for as long as the block lasts: NCCL between GPUs, gloo between CPUs.

@@ -61,7 +61,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_COUNT
 
 
-def _is_seconds(value: Any) -> bool:
+def _is_amount(value: Any) -> bool:
     return math.isfinite(value) and value >= 0
 
 
@@ -70,8 +70,8 @@ def _are_revisions(rows: Any) -> bool:
     return (
         all({*row} == {one.name for one in fields(Revision)} for row in rows)
         and all(_is_count(row["step"]) and _is_count(row["every"]) and row["every"] > 0 for row in rows)
-        and all(_is_seconds(row["factor"]) and row["factor"] <= MAX_COUNT for row in rows)
-        and all(_is_seconds(row["spent_s"]) and _is_seconds(row["planned"] or 0.0) for row in rows)
+        and all(_is_amount(row["factor"]) and row["factor"] <= MAX_COUNT for row in rows)
+        and all(_is_amount(row["spent_s"]) and _is_amount(row["planned"] or 0.0) for row in rows)
         and steps == sorted(steps)
     )
 
@@ -91,14 +91,15 @@ def _is_card(tree: Any) -> bool:
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "step": _is_count,
     "evals_without_gain": _is_count,
-    "seconds": _is_seconds,
+    "seconds": _is_amount,
     "best_checkpoint": lambda name: name is None or re.fullmatch(r"step-[0-9]+", name),
     "best_top1": lambda share: share is None or 0 <= share <= 1,
     "card": _is_card,
 }
 
 _OPTIONAL: dict[str, Callable[[Any], object]] = {  # of later versions
-    "clock_s": _is_seconds,
+    "clock_s": _is_amount,
+    "energy_j": lambda joules: joules is None or _is_amount(joules),
     "revisions": _are_revisions,
     "is_reached": lambda value: type(value) is bool,
 }

@@ -1,7 +1,9 @@
 """Keeps a run to its time: solves for the number of steps before the first, and again on the way with the speeds seen.
+And to its cost: tells when there is just enough left to save.
 
 In: a job and its state, then every step and evaluation. Out: revisions of the state's plan, and the facts of the
-``calibrated`` and ``budget`` events. Without ``budget.seconds`` in the recipe it only keeps the clock.
+``calibrated`` and ``budget`` events. Without ``budget.seconds`` in the recipe no plan is revised, without
+``budget.cost_usd`` no end is near; the clock is always kept.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from eighteen.base.errors import UsageError
 from eighteen.base.events import Told
 from eighteen.base.schedule import Step
 from eighteen.training import dist
-from eighteen.training.calibration import calibrate
+from eighteen.training.calibration import EXIT_S, calibrate, save_seconds, unchanged
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
@@ -38,14 +40,20 @@ class Pace:
         self._seen: list[tuple[int, float]] = []  # (phase, seconds) of the steps since the last revision
         self._next_mark, self._has_asked = 0, False
         self._mark_s: float | None = None  # the end of the step before, in this process
+        self._step_s = self._eval_s = self._save_s = 0.0  # what the last one took
 
     def begin(self, pulse: Heartbeat) -> list[Told]:
         """Measure, and lay the plan from where the state stands. UsageError if the time is too short for anything."""
         self._keep_clock(now=True)
         state = self._state
-        if self._seconds is None or state.step >= state.plan.num_steps or state.is_reached:
+        if state.step >= state.plan.num_steps or state.is_reached:
             return []
         pulse.doing("calibrate")
+        if self._this.recipe.budget.cost_usd:
+            with unchanged(state):
+                self._save_s = save_seconds(self._this, state) + EXIT_S
+        if self._seconds is None:
+            return []
         found = calibrate(self._this, state, room=self._room)
         if found.is_cached and state.step == 0 and not self._is_enough(found.costs):
             found = calibrate(self._this, state, room=self._room, afresh=True)  # that machine may have been busy
@@ -79,20 +87,33 @@ class Pace:
         self._has_asked = self._has_asked or asks
         return asks
 
+    def is_spent(self, now: Step) -> bool:
+        """Whether this rank, the first, tells the others with the coming step that there is money for it and the next,
+        at which they know, for an evaluation if one is due, and for a checkpoint, but not for more.
+        """
+        state, epoch = self._state, self._state.plan.ends_epoch(now)
+        eval_s = self._eval_s if epoch and epoch % state.every == 0 else 0.0
+        will_s = state.clock.seconds + 2 * self._step_s + eval_s + self._save_s
+        return self._this.world.is_first and will_s >= self._this.recipe.budget.most_s
+
     def stepped(self, now: Step) -> None:
         """A step is done. Before the first of a process comes what no other waits for."""
         at = time.monotonic()
-        if self._seconds is not None and self._mark_s is not None:
-            self._seen.append((now.phase, at - self._mark_s))
+        if self._mark_s is not None:
+            self._step_s = at - self._mark_s
+            if self._seconds is not None:
+                self._seen.append((now.phase, self._step_s))
         self._mark_s = at
         self._keep_clock()
 
     def evaluated(self, now: Step, found: Evaluation | None) -> None:
         """An epoch has ended, with its evaluation if there was one."""
-        if found is None or self._seconds is None or self._mark_s is None:
+        if found is None or self._mark_s is None:
             return
-        self._eval_ratio = (time.monotonic() - self._mark_s) / max(1e-9, self._costs.evals[now.phase])
-        self._mark_s = time.monotonic()
+        at = time.monotonic()
+        self._eval_s, self._mark_s = at - self._mark_s, at
+        if self._seconds is not None:
+            self._eval_ratio = self._eval_s / max(1e-9, self._costs.evals[now.phase])
 
     def revise(self, step: int) -> dict[str, Any]:
         """Revise the state's plan from this step on, on all ranks alike; returns the facts of a ``budget`` event."""

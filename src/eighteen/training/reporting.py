@@ -20,23 +20,25 @@ from eighteen.base.budget import is_reached, newly_reached
 from eighteen.base.errors import BudgetSpent, PeerLost, Stopped, exit_code_of
 from eighteen.base.events import STOP, Event, OnEvent, Told, last, read, standing
 from eighteen.base.files import unwritable
-from eighteen.base.machine import Usage
+from eighteen.base.machine import Usage, processors
 from eighteen.base.recipe import Tta
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
 from eighteen.data.loader import TrainLoader
 from eighteen.data.tolerance import Tolerance
-from eighteen.training import checkpoint
+from eighteen.training import checkpoint, dist
 from eighteen.training import snapshot as snapshots
 from eighteen.training.comparison import Comparison
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
+from eighteen.training.precision import autocast_dtype
 from eighteen.training.requests import Requests
 from eighteen.training.state import State
 from eighteen.training.writer import Saved, Writer
 
 HEARTBEAT_S = 1.0
+EXIT_CODES = {"stopped": Stopped.exit_code, "cost": BudgetSpent.exit_code, "BudgetSpent": BudgetSpent.exit_code}
 MAX_STREAK = 3  # steps in a row with a non-finite loss before the run ends
 
 
@@ -51,6 +53,7 @@ class Outcome(NamedTuple):
     stop: float
     save: float
     revise: float
+    spent: float
 
 
 class Scores(NamedTuple):
@@ -69,7 +72,7 @@ class Reporter:
     is_supervised: whoever started this rank tells of a lost peer, and may go on
     diverged_at: the step that made MAX_STREAK in a row that changed no weight
     is_best: whether this step's evaluation is the best so far
-    stop_agreed, save_agreed, revision_agreed: what some rank asked for and all now know
+    stop_agreed, save_agreed, revision_agreed, is_spent: what some rank asked for, or found, and all now know
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Reporter:
         self.is_best = self._stop_asked = False
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
-        self.stop_agreed = self.save_agreed = self.revision_agreed = False
+        self.stop_agreed = self.save_agreed = self.revision_agreed = self.is_spent = False
         num_samples = {name: split.num_samples for name, split in this.data.splits.items()}
         self.tolerance = loader.on_bad = Tolerance(this.run.bad, num_samples, this.recipe.data, self._tell_bad)
 
@@ -115,13 +118,23 @@ class Reporter:
             num_steps=self._state.plan.num_steps,
             epochs=self._state.plan.end / self._state.plan.num_samples,
             world=this.world.size,
+            local_world=this.world.local_size,
+            cpus=processors(),
             device=torch.cuda.get_device_name(this.device) if this.device.type == "cuda" else "cpu",
             precision="bf16" if this.dtype else "fp32",
+            bf16=autocast_dtype("auto", this.device) is not None,
             decoder=DECODER,
+            energy=self._energy(),
             model=this.recipe.model.name,
             num_weights=sum(weight.numel() for weight in self._state.model.parameters()),
         )
         return self
+
+    def _energy(self) -> dict[str, str]:
+        """What measures it, or why nothing does."""
+        world, meter = self._this.world, self._state.clock.energy
+        others = {"other machines": "not measured"} if world.size > world.local_size else {}
+        return {**(meter.how if meter else {}), **others}
 
     def _went_back(self) -> None:
         """Tell from where a run that began before goes on, be it from its beginning."""
@@ -186,19 +199,21 @@ class Reporter:
         facts = {"step": step.number, "epoch": epoch, "samples": step.first + step.batch}
         if found:
             self._interval.paused_s += found.seconds  # of the interval it fell into, which the next line may end
-        self._flush()
+        self.flush()
+        seconds = self._state.clock.seconds
+        taken = self._taken(seconds)
         if found:
-            newly, taken = newly_reached(self._highest, found.top1), self._taken()
+            newly = newly_reached(self._highest, found.top1)
             self._keep_best(found)
             told = ("split", "size", "rect", "num_samples", "seconds", *Scores._fields)
             scores = {name: getattr(found, name) for name in told}
             scores["loss"] = found.loss if math.isfinite(found.loss) else None
-            self._event("eval", **facts, **scores, best=self.is_best)
+            self._event("eval", **facts, **scores, best=self.is_best, **taken)
             for top1 in newly:
-                self._event("reached", step=step.number, top1=top1, **taken)
+                self._event("reached", step=step.number, top1=top1, seconds=seconds, **taken)
                 self._highest = top1
         percent = {name: 100 * getattr(found, name) if found else None for name in ("top1", "top5")}
-        self._event("epoch", **facts, hours=self._state.seconds / 3600, **percent)
+        self._event("epoch", **facts, hours=self._state.seconds / 3600, **percent, **taken)
 
     def _keep_best(self, found: Evaluation) -> None:
         """The best top-1 so far, how many evaluations came after it, and whether it is enough; the first two begin anew
@@ -214,10 +229,10 @@ class Reporter:
         state.best_top1 = max(found.top1, state.best_top1 or 0.0)
         state.evals_without_gain = 0 if self.is_best else state.evals_without_gain + 1
 
-    def _taken(self) -> dict[str, float]:
-        """What the run has taken so far: seconds, and dollars where their price is known."""
-        seconds, price = self._state.clock.seconds, self._this.recipe.budget.price_usd_h
-        return {"seconds": seconds, **({"cost_usd": seconds / 3600 * price} if price else {})}
+    def _taken(self, seconds: float) -> dict[str, float | None]:
+        """What the run has taken in so many: dollars where their price is known, and joules."""
+        cost = self._this.recipe.budget.cost(seconds)
+        return {**({} if cost is None else {"cost_usd": cost}), "energy_j": self._state.clock.joules}
 
     def save(self) -> None:
         """Have a checkpoint written (the first rank does) while training goes on; it is told when it is there.
@@ -227,7 +242,7 @@ class Reporter:
         self._pulse.doing("compare")
         self._compared.check()
         self._pulse.doing("save")
-        self._flush()
+        self.flush()
         began = self._saved_at = time.monotonic()
         self.save_agreed = False
         self._writer.wait()
@@ -272,11 +287,11 @@ class Reporter:
 
     def ended(self, reason: str) -> Scores:
         """The run ended as it should; returns its last evaluation's scores."""
-        self._flush()
+        self.flush()
         self._writer.wait()
         if self._unsaved:
             raise self._unsaved
-        self._end(reason, {"stopped": Stopped.exit_code, "BudgetSpent": BudgetSpent.exit_code}.get(reason, 0))
+        self._end(reason, EXIT_CODES.get(reason, 0))
         return self._last
 
     def _event(self, kind: str, **facts: Any) -> None:
@@ -286,7 +301,7 @@ class Reporter:
         if self._on_event and self._on_event(happened) == STOP:
             self._stop_asked = True
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Read what is still on its way."""
         if before := self._reader.flush():
             self._read(*before)
@@ -295,6 +310,7 @@ class Reporter:
         self.stop_agreed = self.stop_agreed or outcome.stop > 0
         self.save_agreed = self.save_agreed or outcome.save > 0
         self.revision_agreed = self.revision_agreed or outcome.revise > 0
+        self.is_spent = self.is_spent or outcome.spent > 0
         self._cost_done += _cost(step)
         self._interval.add(step.batch, None if outcome.skipped else outcome.loss)
         self._streak = self._streak + 1 if outcome.skipped else 0
@@ -323,6 +339,7 @@ class Reporter:
             "loss": interval.mean_loss,
             "images_per_s": interval.samples / max(1e-9, seconds - interval.paused_s),
             "eta_s": self._eta_s(step.number + 1),
+            **self._taken(self._state.clock.seconds),
         }
         self._event(
             "step",
@@ -340,10 +357,18 @@ class Reporter:
             memory_bytes=memory_bytes(self._this.device),
             threads=self._loader.num_threads,
             cpus=self._usage.take(),
+            **({"ranks": self._of_all(shares)} if self._this.world.size > 1 else {}),
+            **num_graphs(),
         )
         if self._this.world.is_first and time.monotonic() - self._heartbeat_at > HEARTBEAT_S:
             self._heartbeat_at = time.monotonic()
             self._this.run.heartbeat(state="training", **facts)
+
+    def _of_all(self, shares: dict[str, float]) -> dict[str, list[float]]:
+        """What each rank waited for; all of them come here with the same step, a few times a minute."""
+        mine = torch.tensor([shares["data"], shares["communication"]], device=self._this.device)
+        data, communication = dist.gather(mine, self._this.world).T.tolist()
+        return {"data": data, "communication": communication}
 
     def _eta_s(self, step: int) -> float:
         """Until the end: of the time it may take, or by the pixels still to come."""
@@ -361,9 +386,8 @@ class Reporter:
         facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code}
         facts |= self._last._asdict()
         facts["best_top1"] = self._state.best_top1
-        taken = self._taken()
-        facts["clock_s"] = taken.pop("seconds")
-        facts |= taken
+        facts["clock_s"] = self._state.clock.seconds
+        facts |= self._taken(facts["clock_s"])
         if self._this.world.is_first:
             told = standing(read(self._this.run.events))
             facts["reached"] = [_of_reached(one) for one in told if one["event"] == "reached"]
@@ -385,8 +409,14 @@ def memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _of_reached(event: Event) -> dict[str, float]:
-    return {name: event[name] for name in ("top1", "seconds", "cost_usd") if name in event}
+def num_graphs() -> dict[str, int]:
+    """How many graphs torch.compile has made so far in this process, as a fact; none where it was never used."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return {"graphs": int(dynamo.counters["stats"]["unique_graphs"])} if dynamo else {}
+
+
+def _of_reached(event: Event) -> dict[str, float | None]:
+    return {name: event[name] for name in ("top1", "seconds", "cost_usd", "energy_j") if name in event}
 
 
 class _Reader:
@@ -397,7 +427,7 @@ class _Reader:
         self._pending: tuple[Step, Tensor, torch.cuda.Event | None] | None = None
 
     def push(self, step: Step, outcome: Tensor) -> tuple[Step, Outcome] | None:
-        """Hand in this step's [7] outcome; get back the one before it."""
+        """Hand in this step's [8] outcome; get back the one before it."""
         done = None
         if self._on_gpu:
             outcome = outcome.to("cpu", non_blocking=True)  # into pinned memory

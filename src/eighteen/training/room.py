@@ -37,7 +37,7 @@ class Room:
         self.told: list[Told] = []
         self.warn: Callable[[str], object] = lambda text: self.told.append(("warning", {"text": text}))
 
-    def step(self, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool, bool]) -> Tensor:
+    def step(self, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, ...]) -> Tensor:
         """``train_step``, in parts that fit. MachineError where even the smallest do not."""
         while True:
             now = self._fitting(now)
@@ -49,6 +49,11 @@ class Room:
                 said = str(error).strip().splitlines()[0]
             self._take_back()  # only now, when nothing of what was computed is held by the error any more
             self._halve(now, said)
+
+    def shrink(self, step: int, size: int) -> None:
+        """From this step on take parts of at most so many pictures; all ranks are told the same."""
+        if isinstance(self._state.parts, Slices) and size >= LEAST:
+            self._keep(step, size)
 
     def _fitting(self, now: Step) -> Step:
         """The step in parts that are known to fit."""
@@ -74,13 +79,16 @@ class Room:
         if size // 2 < LEAST:
             need, hint = "memory for it", "a smaller model or size, or more --set train.virtual_workers"
             raise MachineError(tried, got=said, need=need, hint=hint)
-        self._halvings.append((now.number, size // 2))
-        write_json(self._this.run.room, {"v": 1, "halvings": self._halvings})
+        self._keep(now.number, size // 2)
         text = f"memory ran out at step {now.number}: parts of {size // 2} pictures from here on"
         if world.size > 1:
             need, hint = "memory for it", f"eighteen train --resume {self._this.run.path}, which takes smaller ones"
             raise OutOfMemory(tried, got=said, need=need, hint=hint)
         self.warn(text)
+
+    def _keep(self, step: int, size: int) -> None:
+        self._halvings.append((step, size))
+        write_json(self._this.run.room, {"v": 1, "halvings": self._halvings})
 
 
 def is_out_of_memory(error: BaseException) -> bool:

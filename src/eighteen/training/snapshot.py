@@ -88,6 +88,7 @@ def take(this: Job, state: State, *, is_best: bool) -> Snapshot:
         "best_checkpoint": state.best_checkpoint,
         "evals_without_gain": state.evals_without_gain,
         "clock_s": state.clock.seconds,
+        "energy_j": state.clock.joules,
         "revisions": [dataclasses.asdict(one) for one in state.revisions],
         "is_reached": state.is_reached,
         "card": state.card.to_json(),

@@ -155,7 +155,7 @@ def resume(this: Job, state: State, saved: checkpoint.Checkpoint) -> State:
         kept |= {"revisions": revisions, "plan": in_force(state.plan, revisions), "every": revisions[-1].every}
     spent_s = saved.state.get("clock_s", saved.state["seconds"])
     if state.clock.seconds < spent_s:  # its folder has lost what it had taken
-        kept["clock"] = Clock(state.clock.began, spent_s)
+        kept["clock"] = dataclasses.replace(state.clock, before_s=spent_s, before_j=saved.state.get("energy_j"))
     kept["is_reached"] = saved.state.get("is_reached", False)
     evaluation = this.recipe.final_eval
     kept["best_of"] = saved.state.get("best_of", [evaluation.size, evaluation.rect])  # older versions had one only

@@ -19,13 +19,11 @@ from eighteen.training.state import State
 _DROPOUT = 0xD0  # keys the random bits of dropout apart from those of samples
 
 
-def train_step(
-    job: Job, state: State, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, bool, bool]
-) -> Tensor:
-    """Learn from this rank's slice of a batch; returns the ``reporting.Outcome`` of all ranks as a [7] float32 tensor.
+def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, ...]) -> Tensor:
+    """Learn from this rank's slice of a batch; returns the ``reporting.Outcome`` of all ranks as a [8] float32 tensor.
 
     If the loss or a gradient of any rank is not finite no weight and no running statistic changes.
-    asks: (stop, save, revise), told to all ranks
+    asks: (stop, save, revise, spent), or the first of them, told to all ranks
     """
     recipe, world, parts = job.recipe, job.world, state.parts.cut(batch, now.batch, now.micro_batch)
     images, targets = augment(
@@ -36,7 +34,7 @@ def train_step(
         mean=state.card.mean,
         std=state.card.std,
     )
-    outcome = torch.zeros(7, device=job.device)
+    outcome = torch.zeros(8, device=job.device)
     for place, asked in enumerate(asks, start=4):
         if asked:  # hardly ever, and each write is a kernel
             outcome[place] = 1

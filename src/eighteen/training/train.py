@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import torch
 from torch import nn
 
 from eighteen.base import clock as clocks
+from eighteen.base.budget import gone
+from eighteen.base.energy import Energy
 from eighteen.base.errors import BudgetSpent, Diverged, Stalled, Stopped, UsageError
 from eighteen.base.events import OnEvent, Told
 from eighteen.base.hardware import keep_freed_memory
@@ -30,6 +33,7 @@ from eighteen.training import checkpoint, dist
 from eighteen.training import state as states
 from eighteen.training.compiling import compile_ahead
 from eighteen.training.evaluate import Evaluation, evaluate
+from eighteen.training.fixing import Fixing
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job, job
 from eighteen.training.pace import Pace
@@ -59,14 +63,16 @@ def train(
     model: stands in for the recipe's
     pulse: what a supervisor reads; without one, several ranks watch themselves
     began: when the time of its budget did, on CLOCK_MONOTONIC; now, if left out
-    Raises BudgetSpent (exit code 6) if it ends, with everything saved, before it comes up to ``budget.until``; Stopped
-    (75) after a signal, STOP, ``eighteen stop`` or a cloud's notice with everything saved; Diverged (5) after three
-    non-finite losses in a row.
+    Raises BudgetSpent (exit code 6) if it ends, with everything saved, before it comes up to ``budget.until``, or
+    before its last step because ``budget.cost_usd`` is spent, or if there was nothing left to spend when it went on;
+    Stopped (75) after a signal, STOP, ``eighteen stop`` or a cloud's notice with everything saved; Diverged (5) after
+    three non-finite losses in a row.
     """
     this = job(recipe, data, run, world)
     pulse = pulse or Heartbeat(hang_s=recipe.train.hang_s, is_alone=world.size > 1)
     with pulse, dist.connected(world, this.device), torch_settings(this), StopSignals() as signals:
         state = start_or_resume(this, model, time.monotonic() if began is None else began)
+        require_budget(this, state)
         room = Room(this, state)
         pace = Pace(this, state, room)
         told = [*tuned(this, state), *compile_ahead(this, state, pulse), *pace.begin(pulse)]
@@ -77,18 +83,19 @@ def train(
             watchdog(this, pulse),
         ):
             report.tell([*told, *room.told])
-            room.warn = report.warn
+            room.warn, fixing = report.warn, Fixing(this, loader, room)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
-                asks = (*asks, pace.asks())
+                asks = (*asks, pace.asks(), pace.is_spent(now))
                 outcome = room.step(batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
                 pace.stepped(now)
                 if epoch := state.plan.ends_epoch(now):
-                    is_due = evaluation_due(this, state, now, epoch)
+                    is_due = evaluation_due(this, state, now, epoch, report)
                     found = validate(this, state, now, report.tolerance, pulse) if is_due else None
                     report.epoch_ended(now, epoch, found)
                     pace.evaluated(now, found)
+                    report.tell(fixing.epoch_ended(now.number + 1))
                 ending = why_end(this, state, report)
                 if ending or checkpoint_due(this, state, now) or report.save_agreed or report.is_best:
                     report.save()
@@ -105,14 +112,25 @@ def train(
         raise stopped(run)
     if ending == BudgetSpent.__name__:
         raise spent(run, recipe, last)
-    return Result(run.path, state.step, best_top1=state.best_top1, seconds=state.seconds, **last._asdict())
+    if ending == "cost":
+        raise cut_short(this, state, last)
+    return Result(
+        run.path,
+        state.step,
+        best_top1=state.best_top1,
+        seconds=state.seconds,
+        cost_usd=recipe.budget.cost(state.clock.seconds),
+        energy_j=state.clock.joules,
+        **last._asdict(),
+    )
 
 
 def start_or_resume(this: Job, model: nn.Module | None, began: float) -> State:
     """Step 0, or where the run's newest checkpoint stands; its clock goes on from ``began``."""
     goes_on = bool(checkpoint.committed(this.run))
+    energy = Energy(dist.gpus_of(this.world, this.device)) if this.world.is_first else None
     state = states.start(this, model, with_init=not goes_on)
-    state.clock = clocks.resumed(this.run.clock, began=began)
+    state.clock = clocks.resumed(this.run.clock, began=began, energy=energy)
     if not goes_on:
         return state
     saved = checkpoint.newest(this.run)
@@ -120,6 +138,13 @@ def start_or_resume(this: Job, model: nn.Module | None, began: float) -> State:
         got, hint = f"a dataset of {len(this.data.classes)} other classes", "the dataset named in command.txt"
         raise UsageError(f"resume {this.run.path}", got=got, need="the dataset it was trained on", hint=hint)
     return states.resume(this, state, saved)
+
+
+def require_budget(this: Job, state: State) -> None:
+    """BudgetSpent if commands before this one have left no time or money for what is still to be trained."""
+    budget, spent_s = this.recipe.budget, state.clock.before_s
+    if finished(this, state) is None and spent_s >= min(budget.most_s, budget.seconds or math.inf):
+        raise gone(this.run.path, budget, spent_s, tried=f"resume {this.run.path}", reached=f"step {state.step:,}")
 
 
 def tuned(this: Job, state: State) -> list[Told]:
@@ -162,10 +187,14 @@ def patiently(loader: TrainLoader, report: Reporter, pulse: Heartbeat) -> Iterat
             yield step, batch
 
 
-def evaluation_due(this: Job, state: State, now: Step, epoch: int) -> bool:
-    """Whether the epoch that ends with this step is one that is evaluated; the last one always is."""
+def evaluation_due(this: Job, state: State, now: Step, epoch: int, report: Reporter) -> bool:
+    """Whether the epoch that ends with this step is one that is evaluated; the last one always is, others not if the
+    run has to end here.
+    """
     is_last = now.number == state.plan.num_steps - 1
-    return "val" in this.data.splits and (is_last or epoch % state.every == 0)
+    if this.recipe.budget.cost_usd:
+        report.flush()  # what this step has told decides, too
+    return "val" in this.data.splits and (is_last or (epoch % state.every == 0 and not report.is_spent))
 
 
 def validate(this: Job, state: State, now: Step, on_bad: OnBad, pulse: Heartbeat) -> Evaluation:
@@ -208,7 +237,7 @@ def why_end(this: Job, state: State, report: Reporter) -> str | None:
         last_good = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
         got, hint = f"{MAX_STREAK} losses in a row that are not finite", f"a lower learning rate; {last_good}"
         raise Diverged(f"train step {report.diverged_at}", got=got, need="a finite loss", hint=hint)
-    return finished(this, state) or ("stopped" if report.stop_agreed else None)
+    return finished(this, state) or ("cost" if report.is_spent else "stopped" if report.stop_agreed else None)
 
 
 def finished(this: Job, state: State) -> str | None:
@@ -257,3 +286,9 @@ def spent(run: RunDir, recipe: Recipe, last: Scores) -> BudgetSpent:
     got = " and ".join(f"{name} {getattr(last, name) or 0:.2%}" for name in recipe.budget.until)
     hint = f"more time, or --init {run.path} to go on from its weights"
     return BudgetSpent(f"train until {goals}", got=got, need="that, before the recipe or its time ends", hint=hint)
+
+
+def cut_short(this: Job, state: State, last: Scores) -> BudgetSpent:
+    tried, reached = f"train {state.plan.num_steps:,} steps", f"step {state.step:,}"
+    reached += "" if last.top1 is None else f" with top1 {last.top1:.2%}"
+    return gone(this.run.path, this.recipe.budget, state.clock.seconds, tried=tried, reached=reached)

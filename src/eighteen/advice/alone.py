@@ -40,7 +40,7 @@ WARM_UP, MIN_FED, MOST_FED = 3, 3, 30  # steps with pictures before the clock, a
 LONG = 10_000  # epochs: a plan that does not end while something is measured
 
 
-class Trials:
+class Alone:
     """A model, an optimiser and averages of weights like the run's; what becomes of them does not matter.
 
     model: stands in for the recipe's
@@ -139,7 +139,7 @@ class Trials:
         def once() -> float:
             for weight in self._state.weights:
                 weight.grad = torch.zeros_like(weight)
-            outcome = torch.zeros(7, device=self._this.device)
+            outcome = torch.zeros(4, device=self._this.device)
             return self._timed(lambda: update(self._this, self._state, outcome))
 
         return statistics.median(once() for _ in range(3))

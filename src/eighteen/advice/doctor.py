@@ -1,0 +1,433 @@
+"""Why the GPUs wait, or the processors: what a run has told -> findings, the dearest first. Pure.
+
+Each rule is a function that looks at one thing and yields what it finds; its page in docs/doctor/ says how it reckons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from eighteen.advice import accuracy, rates
+from eighteen.advice.evidence import Evidence, Window
+from eighteen.advice.finding import Finding, Gain, around, fixed
+
+LEAST_SHARE = 0.05  # of the time: what costs less is not worth a word
+OVERSIZED = 1.5  # times the side that suffices
+IDLE_THREADS = 0.6  # of the time at work: below it, threads are not what is short
+KEPT_WORK = 0.3  # of a picture's decoding: what cropping it from memory takes
+SLOW_READS = 0.5  # of the loader's time
+SKEW = 0.1  # of the time: the rank that all wait for waits so much less than the others
+LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
+KNEE = 0.95  # of the best images/s
+FULL = 0.92  # of a GPU's memory
+EVAL_SHARE = 0.02  # of the time, that evaluations may well take
+
+Rule = Callable[[Evidence], Iterator[Finding]]
+
+
+def diagnose(seen: Evidence) -> list[Finding]:
+    """All findings; those that cost time first, by how much."""
+    found = [finding for rule in RULES for finding in rule(seen)]
+    worth = [one for one in found if one.gain is None or one.share >= LEAST_SHARE]
+    return sorted(worth, key=lambda one: -one.share)
+
+
+def feeding(seen: Evidence) -> Iterator[Finding]:
+    """Training waits for pictures: of the reasons there can be, the one to begin with."""
+    setup, now = seen.setup, seen.window
+    if not now or now.is_kept or now.data < LEAST_SHARE or now.read_s + now.work_s == 0:
+        return
+    waited = f"{now.data:.0%} of the time no picture was ready"
+    spent = 1000 * (now.read_s + now.work_s)
+    each = f"a thread takes {spent:.2g} ms for one, {now.read_s / (now.read_s + now.work_s):.0%} of it for reading"
+    if now.read_s > SLOW_READS * (now.read_s + now.work_s):
+        yield _slow_disk(seen, now, f"{waited}; {each}")
+        return
+    all_threads = max(1, int(setup.rank_cpus))
+    if rates.busy_threads(setup, now) < IDLE_THREADS:
+        fix = {"data.prefetch": min(64, 2 * int(seen.recipe.get("data.prefetch", 3)))}
+        yield Finding(
+            "short-prefetch",
+            "batches come late, though the threads that decode have time left",
+            "batches take unequally long; with more of them made ahead, a slow one is not waited for",
+            f"{waited}; the threads work {rates.busy_threads(setup, now):.0%} of the time",
+            fixed(fix),
+            Gain(1.0, 1 / max(0.05, 1 - now.data / 2), 1 / max(0.05, 1 - now.data)),
+            fix,
+            is_safe=True,
+        )
+    elif now.threads < all_threads:
+        fix = {"data.threads": all_threads}
+        yield Finding(
+            "few-threads",
+            f"{now.threads} of {all_threads} threads decode pictures",
+            "each thread decodes one picture at a time; the other processors have nothing to do",
+            f"{waited}; {each}",
+            fixed(fix),
+            around(rates.of_loader(setup, now, seen.trials, threads=all_threads, read_s=now.read_s, work_s=now.work_s)),
+            fix,
+            is_safe=True,
+        )
+    elif setup.is_cpu and rates.idle(setup, now) < LEAST_SHARE:
+        return  # all processors are busy: large_pictures and decoding say whether less work would do
+    elif not (seen.pictures and _is_oversized(seen)):
+        yield Finding(
+            "decoding",
+            f"all {now.threads} threads decode pictures, and the steps still wait for them",
+            "decoding is the narrowest part: more processors, fewer bytes, or pixels that are kept would widen it",
+            f"{waited}; {each}",
+            fixed({"data.keep": "host"}) + ", if the pictures fit into memory; or eighteen pack --renditions",
+            around(1 / max(0.05, 1 - now.data), by=0.5),
+        )
+
+
+def keeping(seen: Evidence) -> Iterator[Finding]:
+    """The same pictures are decoded in every epoch, though all would fit into memory."""
+    now, pictures = seen.window, seen.pictures
+    if not (now and pictures and pictures.fits) or now.is_kept or pictures.side == 0:
+        return
+    if seen.recipe.get("data.keep") != "never" or seen.recipe.get("phases.0.epochs", 1) < 2:
+        return
+    fix = {"data.keep": "auto"}
+    cropping = KEPT_WORK * now.work_s
+    gain = rates.of_loader(seen.setup, now, seen.trials, read_s=0.0, work_s=cropping)
+    yield Finding(
+        "not-kept",
+        "every epoch reads and decodes the same pictures again, though they fit into memory",
+        "data.keep is never; pictures that are kept decoded are only cropped after the first epoch",
+        f"{1000 * (now.read_s + now.work_s):.2g} ms of a thread for each picture; {now.data:.0%} of the time waiting",
+        fixed(fix),
+        around(gain, by=0.4),
+        fix,
+    )
+
+
+def large_pictures(seen: Evidence) -> Iterator[Finding]:
+    """Far more pixels are decoded than the size needs: a rendition has them already made smaller."""
+    now, pictures = seen.window, seen.pictures
+    if not (now and pictures) or now.is_kept or not _is_oversized(seen):
+        return
+    small = seen.trials.small_work_s
+    work = now.work_s * (pictures.needed / pictures.side) ** 2 if small is None else small
+    gain = rates.of_loader(seen.setup, now, seen.trials, read_s=now.read_s, work_s=work)
+    how = "measured on some of them" if small is not None else "by their pixels"
+    side = 16 * math.ceil(pictures.needed / 16)
+    yield Finding(
+        "large-pictures",
+        f"pictures of about {pictures.side:.0f} px are decoded where {pictures.needed:.0f} px would do",
+        "a rendition keeps the pictures smaller, made once when they are packed; training reads the smallest that does",
+        f"{1000 * now.work_s:.2g} ms of a thread for each picture, {1000 * work:.2g} from a rendition ({how})",
+        f"eighteen pack SOURCE DATASET --renditions {side} --force",
+        around(gain, by=0.2 if small is not None else 0.5),
+    )
+
+
+def many_threads(seen: Evidence) -> Iterator[Finding]:
+    """Threads beyond the processors take turns, and memory."""
+    setup, now = seen.setup, seen.window
+    if not now or now.is_kept or now.threads <= 2 * max(1.0, setup.rank_cpus):
+        return
+    if now.read_s > SLOW_READS * (now.read_s + now.work_s):
+        return  # they wait for the disk most of the time
+    fix = {"data.threads": max(1, int(setup.rank_cpus))}
+    yield Finding(
+        "many-threads",
+        f"{now.threads} threads decode on {setup.rank_cpus:g} processors",
+        "they take processors from each other, and on a CPU from the step: whoever waits for one waits longer",
+        f"{_of(now.own)} of {setup.cpus:g} processors in use by the run",
+        fixed(fix),
+        Gain(1.0, 1.06, 1.3),
+        fix,
+        is_safe=True,
+    )
+
+
+def neighbours(seen: Evidence) -> Iterator[Finding]:
+    """Other processes take processors that the run would use."""
+    setup, now = seen.setup, seen.window
+    if not now or not now.own or not now.others or now.others < LEAST_SHARE * setup.cpus:
+        return
+    if now.own + now.others < 0.85 * setup.cpus or not (setup.is_cpu or now.data >= LEAST_SHARE):
+        return  # there is room for all
+    yield Finding(
+        "neighbours",
+        f"other processes keep {now.others:.1f} of {setup.cpus:g} processors busy",
+        "threads that compute together wait for the one whose processor is taken",
+        f"{now.own:.1f} processors in use by the run, {now.others:.1f} by others",
+        "top, to see which; end them, or give this run processors of its own with taskset",
+        around(min(1 + now.others / now.own, setup.cpus / max(0.25, setup.cpus - now.others)), by=0.4),
+    )
+
+
+def quota(seen: Evidence) -> Iterator[Finding]:
+    """A cgroup takes processors away for part of the time."""
+    now = seen.window
+    if not now or not now.own or not now.throttled or now.throttled < LEAST_SHARE * now.own:
+        return
+    yield Finding(
+        "quota",
+        f"a cgroup grants the time of {seen.setup.cpus:g} processors, and stops the run when that is used up",
+        "threads are stopped in the middle of their work, all at the same moment",
+        f"{now.own:.1f} processors in use; threads stood still for the time of {now.throttled:.1f}",
+        "a larger share of processors: docker run --cpus, resources.limits.cpu",
+        around((now.own + now.throttled) / now.own, by=0.5),
+    )
+
+
+def batch_size(seen: Evidence) -> Iterator[Finding]:
+    """A batch below the knee keeps the device waiting for the host; one far above it falls out of caches."""
+    now, trials = seen.window, seen.trials
+    if not now or len(trials.step_s) < 2 or trials.batch not in trials.step_s:
+        return
+    most = seen.setup.num_samples // seen.setup.world // LEAST_STEPS
+    speeds = {size: size / seconds for size, seconds in trials.step_s.items() if size <= max(trials.batch, most)}
+    ours, best = speeds[trials.batch], max(speeds.values())
+    knee = min(size for size, rate in speeds.items() if rate >= KNEE * best)
+    gain = rates.of_steps(seen.setup, now, ours / speeds[knee])
+    shown = ", ".join(f"{rate:,.0f} at {size}" for size, rate in sorted(speeds.items()))
+    if knee > trials.batch:
+        times = knee // trials.batch
+        yield Finding(
+            "small-batch",
+            f"a step of {trials.batch} pictures a rank is too small for the device",
+            "what a step takes beside its pictures is the same for few as for many",
+            f"images/s of a step alone: {shown}",
+            f"--batch {now.batch * times}, which scales the learning rates too",
+            around(gain),
+            {"batch": now.batch * times},
+        )
+    elif knee < trials.batch:
+        fix = {"train.micro_batch": knee}
+        yield Finding(
+            "large-batch",
+            f"a step of {trials.batch} pictures a rank is slower than its parts",
+            "beyond some size a step only takes more memory, and on a CPU falls out of the caches",
+            f"images/s of a step alone: {shown}",
+            fixed(fix) + " (batch norm then takes its statistics over so many)",
+            around(gain),
+            fix,
+        )
+
+
+def communication(seen: Evidence) -> Iterator[Finding]:
+    """Ranks wait for each other: for a slow one of them, or for the link."""
+    setup, now = seen.setup, seen.window
+    if not now or setup.world < 2 or not now.waits:
+        return
+    waits = [waited for _, waited in now.waits]
+    slow = min(range(len(waits)), key=waits.__getitem__)
+    others = [waited for rank, waited in enumerate(waits) if rank != slow]
+    skew = min(others) - waits[slow]
+    if skew >= SKEW:
+        where = f"rank {slow} (on machine {slow // setup.local_world})"
+        yield Finding(
+            "slow-rank",
+            f"all ranks wait for {where}",
+            "a step ends when the slowest rank's gradients are there",
+            f"rank {slow} waits {waits[slow]:.0%} of its time for others, these at least {min(others):.0%} for it",
+            f"look at what else runs where {where} is, at its disk, and at its GPU's clock (nvidia-smi -q -d CLOCK)",
+            around(1 / max(0.05, 1 - skew), by=0.3),
+        )
+        return
+    share = sum(waits) / len(waits)
+    step_s = now.seconds * (1 - now.other) / max(1, now.num_steps)
+    sent = 4 * setup.num_weights
+    link = "between machines" if setup.world > setup.local_world else "between this machine's ranks"
+    rate = 2 * (setup.world - 1) / setup.world * sent / max(1e-9, share * step_s)
+    yield Finding(
+        "communication",
+        f"ranks wait {share:.0%} of the time until gradients have travelled {link}",
+        "each step sends as many bytes as the model has weights, however few pictures it has",
+        f"{sent / 2**20:,.0f} MiB in {1000 * share * step_s:.3g} ms that nothing hid: {rate / 2**20:,.0f} MiB/s",
+        f"--batch {2 * now.batch}, which sends half as often; eighteen bench, for what the link can do",
+        Gain(1.0, 1 / (1 - share / 2), 1 / (1 - share) if share < 1 else 2.0),
+    )
+
+
+def evaluations(seen: Evidence) -> Iterator[Finding]:
+    """Evaluations take more of the time than they tell."""
+    taken = seen.pauses
+    if not taken or not taken.num_evals:
+        return
+    share = taken.eval_s / taken.seconds
+    every = int(seen.recipe.get("eval.every", 1))
+    times = max(2, math.ceil(share / (1 - min(share, 0.95)) / EVAL_SHARE))
+    fix = {"eval.every": every * times}
+    yield Finding(
+        "evaluations",
+        f"evaluations take {share:.0%} of the time",
+        "nothing is learned meanwhile; the last epoch is evaluated in any case",
+        f"{taken.num_evals} of them in {taken.seconds:.0f} s, {taken.eval_s / taken.num_evals:.2g} s each",
+        fixed(fix),
+        around(1 / (1 - share * (1 - 1 / times))),
+        fix,
+    )
+
+
+def checkpoints(seen: Evidence) -> Iterator[Finding]:
+    """Saving stops training, or takes its processors."""
+    taken = seen.pauses
+    if not taken or taken.num_saves < 2:
+        return
+    busy = taken.save_s / seen.setup.cpus if seen.setup.is_cpu else 0.0
+    share = min(0.9, (taken.stall_s + busy) / taken.seconds)
+    minutes = float(seen.recipe.get("train.checkpoint_minutes", 5.0))
+    fix = {"train.checkpoint_minutes": 5.0} if minutes < 1 else {"train.checkpoint": "phase"}
+    yield Finding(
+        "checkpoints",
+        f"checkpoints take {share:.0%} of the time",
+        "training stands still while weights are copied, and shares its processors and disk while they are written",
+        f"{taken.num_saves} in {taken.seconds:.0f} s; {taken.stall_s:.2g} s standing still, {taken.save_s:.2g} writing",
+        fixed(fix),
+        around(1 / (1 - share), by=0.5),
+        fix,
+    )
+
+
+def precision(seen: Evidence) -> Iterator[Finding]:
+    """float32 where the device computes in bfloat16."""
+    setup, now, trials = seen.setup, seen.window, seen.trials
+    if setup.precision != "fp32" or not setup.bf16:
+        return
+    fix = {"train.precision": "auto"}
+    gain, shown = None, "not measured"
+    if now and trials.other_s and trials.batch in trials.step_s:
+        ratio = trials.other_s / trials.step_s[trials.batch]
+        gain = around(rates.of_steps(setup, now, ratio))
+        shown = f"a step takes {1000 * trials.step_s[trials.batch]:.3g} ms, in bfloat16 {1000 * trials.other_s:.3g}"
+    yield Finding(
+        "float32",
+        "the model computes in float32 on a device that computes in bfloat16",
+        "bfloat16 halves the bytes and, where the device has instructions for it, the time; weights stay float32",
+        shown,
+        fixed(fix),
+        gain,
+        fix,
+    )
+
+
+def compiling(seen: Evidence) -> Iterator[Finding]:
+    taken = seen.pauses
+    if not taken or not taken.compile_s:
+        return
+    share = taken.compile_s / taken.seconds
+    fix = {"train.compile": False}
+    yield Finding(
+        "compiling",
+        f"compiling the model took {share:.0%} of the time",
+        "it pays back over many steps; the cache of torch.compile keeps it for the next run of the same shapes",
+        f"{taken.compile_s:.0f} of {taken.seconds:.0f} s",
+        f"{fixed(fix)}, or fewer sizes and batches",
+        Gain(1 / (1 + share), 1 / (1 - min(share, 0.9)), 1 / (1 - min(share, 0.9))),
+        fix,
+    )
+
+
+def recompiling(seen: Evidence) -> Iterator[Finding]:
+    """torch.compile makes another graph in the middle of training: a shape, or something in the model, changes."""
+    now = seen.window
+    if now and now.num_graphs > 0:
+        fix = {"train.compile": False}
+        yield Finding(
+            "recompiles",
+            f"torch.compile made {now.num_graphs} more graphs in the middle of training",
+            "each takes seconds in which nothing is learned; sizes and batches of the recipe are compiled ahead",
+            f"in {now.num_steps} steps of {now.size} px in batches of {now.batch}",
+            f"TORCH_LOGS=recompiles eighteen train ..., to see why; or {fixed(fix)}",
+            None,
+            fix,
+        )
+
+
+def memory(seen: Evidence) -> Iterator[Finding]:
+    """A GPU's memory nearly full, or hardly used while it waits for pictures."""
+    now, total = seen.window, seen.memory_total
+    if not now or not total:
+        return
+    share = now.memory_bytes / total
+    if share > FULL:
+        fix = {"train.micro_batch": max(2, now.batch // seen.setup.world // 2)}
+        yield Finding(
+            "memory-full",
+            f"{share:.0%} of the GPU's memory is in use",
+            "the next larger size, evaluation or a neighbour on the GPU may find none left",
+            f"{now.memory_bytes / 2**30:.1f} of {total / 2**30:.1f} GiB",
+            fixed(fix),
+            None,
+            fix,
+            is_safe=True,
+        )
+    elif share < 0.5 and now.data >= LEAST_SHARE and not now.is_kept:
+        fix = {"data.keep": "device"}
+        yield Finding(
+            "memory-unused",
+            f"{1 - share:.0%} of the GPU's memory is free while it waits for pictures",
+            "decoded pictures that fit there are decoded once, and cropped on the GPU",
+            f"{now.memory_bytes / 2**30:.1f} of {total / 2**30:.1f} GiB in use; {now.data:.0%} of the time waiting",
+            fixed(fix),
+            None,
+            fix,
+        )
+
+
+def throttling(seen: Evidence) -> Iterator[Finding]:
+    if seen.throttles:
+        yield Finding(
+            "throttling",
+            f"the GPU's clock is held down by {' and '.join(seen.throttles)}",
+            "a GPU that is too hot, or has too little power, computes more slowly than it can",
+            "nvidia-smi, at this moment",
+            "nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    feeding,
+    keeping,
+    large_pictures,
+    many_threads,
+    neighbours,
+    quota,
+    batch_size,
+    communication,
+    evaluations,
+    checkpoints,
+    precision,
+    compiling,
+    recompiling,
+    memory,
+    throttling,
+    accuracy.learning_rate,
+    accuracy.imbalance,
+    accuracy.leakage,
+    accuracy.label_errors,
+)
+
+
+def _slow_disk(seen: Evidence, now: Window, evidence: str) -> Finding:
+    """Reads that each take long overlap: with threads enough to hide them, pictures come as fast as they are needed."""
+    setup = seen.setup
+    step_rate = now.images_per_s / setup.world / max(0.05, 1 - now.data)  # of a rank that never waits
+    wanted = min(64, max(2 * now.threads, math.ceil(step_rate * (now.read_s + now.work_s))))
+    fix = {"data.threads": wanted}
+    gain = rates.of_loader(setup, now, seen.trials, threads=wanted, read_s=now.read_s, work_s=now.work_s)
+    return Finding(
+        "network-disk" if seen.is_network else "slow-disk",
+        "training waits for the disk" + (", which is another machine's" if seen.is_network else ""),
+        "a thread that waits for a read does nothing else; more of them wait at the same time",
+        evidence,
+        f"{fixed(fix)}; or copy the dataset to a local disk, once",
+        Gain(1.0, gain, 1 / max(0.05, 1 - now.data)),
+        fix,
+        is_safe=True,
+    )
+
+
+def _is_oversized(seen: Evidence) -> bool:
+    pictures = seen.pictures
+    return pictures is not None and pictures.side > OVERSIZED * pictures.needed
+
+
+def _of(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f}"
