@@ -26,7 +26,8 @@ from record import DATA, record, spread
 
 import eighteen
 from eighteen.advice.feeding import thread_counts
-from eighteen.advice.tune import LEAST_NORMED, halves, tune
+from eighteen.advice.search import LEAST_NORMED, halves
+from eighteen.advice.tune import tune
 from eighteen.base import rundir
 from eighteen.base.hardware import num_cpus
 from eighteen.base.recipe import Recipe

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from eighteen.advice.finding import Finding
-    from eighteen.advice.tune import Tuned
+    from eighteen.advice.search import Tuned
     from eighteen.results.classifier import Classifier
     from eighteen.training.evaluate import Evaluation
 
@@ -612,7 +612,7 @@ def _with_tuned(
     recipe: Recipe, found: Tuned, tuning: str, say: Callable[[str], object]
 ) -> tuple[Recipe, dict[str, Any]]:
     """The recipe with what was found for it, and what the run keeps of that. tuning: what was looked for"""
-    from eighteen.advice.tune import applied
+    from eighteen.advice.search import applied
 
     for line in found.left:
         say(line)

@@ -16,7 +16,7 @@ import torch
 from small_runs import model, recipe
 from small_world import fork
 
-from eighteen.advice import tune
+from eighteen.advice import search, tune
 from eighteen.base import recipe as recipes
 from eighteen.base import rundir
 from eighteen.base.world import World
@@ -33,14 +33,14 @@ def take_part(here: World, data: str, folder: Path, rooms: list[int]) -> None:
         found = tune.tune(chosen, packed, here, limit_s=300)
         (folder / f"found-{here.rank}.json").write_text(json.dumps(found.micro_batches))
         if here.is_first:
-            rundir.create(folder, "run", recipe=tune.applied(chosen, found), command="", environment={})
+            rundir.create(folder, "run", recipe=search.applied(chosen, found), command="", environment={})
         dist.share(None, here, device)
         run = rundir.open(next(folder.glob("run-*")))
         train.train(recipes.load(str(run.recipe)), packed, run, here)
 
 
 if __name__ == "__main__":
-    tune.SHARE = 1e9  # of runs that take no time
+    search.SHARE = 1e9  # of runs that take no time
     torch.use_deterministic_algorithms(False)  # which loads a compiler, here instead of in every rank
     data, folder, cases = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     for number, rooms in enumerate(cases):

@@ -15,8 +15,8 @@ from small_runs import BATCH, happened, model, pictures, recipe, train
 
 import eighteen
 from eighteen import cli
-from eighteen.advice import alone, tune
-from eighteen.advice.tune import Tuned, applied, halves, smallest_near
+from eighteen.advice import alone, search, tune
+from eighteen.advice.search import Tuned, applied, halves, smallest_near
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, Stopped, UsageError
 from eighteen.base.world import World
@@ -32,7 +32,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def time_enough(monkeypatch):
     """2 % of these runs are no time at all."""
-    monkeypatch.setattr(tune, "SHARE", 1e9)
+    monkeypatch.setattr(search, "SHARE", 1e9)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_where_the_system_tells_nothing_of_memory_all_stays(data, monkeypatch):
 
 @pytest.mark.parametrize(("cpus", "tried"), [(3, [1, 2, 3]), (1, [])])
 def test_threads_are_tried_with_the_step_where_pictures_are_decoded(data, monkeypatch, cpus, tried):
-    monkeypatch.setattr(tune, "num_cpus", lambda: cpus)
+    monkeypatch.setattr(search, "num_cpus", lambda: cpus)
     tuned = found(data, model("grouped"), "data.keep='never'")
     assert [one.threads for one in tuned.measured if one.threads] == tried
     assert tuned.threads in (tried or [None])
@@ -234,7 +234,7 @@ def test_new_ranks_agree_before_the_run_s_own_are_started(data, tmp_path):
 
 def test_a_short_run_is_tuned_in_a_short_time(many, monkeypatch):
     """Of which the first measured steps tell; what is known to fit without any of it is taken all the same."""
-    monkeypatch.setattr(tune, "SHARE", 0.0)
+    monkeypatch.setattr(search, "SHARE", 0.0)
     tuned = found(many, *cramped(13, net="grouped"), "data.keep='never'")
     assert (tuned.micro_batches, tuned.threads, tuned.measured) == ((13,), None, ())
     assert len(tuned.left) == 2
