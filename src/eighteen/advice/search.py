@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -110,8 +110,8 @@ class Search:
         share, slow_s = LEAST_NORMED, self._all_reduce_s()
         while share * world.size <= most:
             row = _at_largest(phase.model_copy(update={"batch": share * world.size}))
-            found = self._rates(row, [share], of_left=1 / 16)
-            if not (found and found.parts):
+            found = self._rates(row, least=share, of_left=1 / 16)
+            if found is None or share not in found.parts:
                 break
             rates[row.batch] = row.batch / (found.step_s(share, share) + slow_s)
             self._measured.append(Tried(row.sizes[0], row.batch, share, None, rates[row.batch]))
@@ -146,8 +146,8 @@ class Search:
 
     def _micro_batch(self, number: int, row: Phase, *, of_left: float) -> int | None:
         share, size = self._share(row.batch), row.sizes[0]
-        counts = halves(share)
-        found = self._rates(row, counts, of_left=of_left)
+        least = LEAST_NORMED if self._alone.has_batch_norm else LEAST
+        found = self._rates(row, least=min(share, max(least, share // FEWEST)), of_left=of_left)
         if found is None:
             self._left.append(f"phases.{number}.micro_batch: no time was left to try any")
             known = self._fits // size**2
@@ -155,24 +155,25 @@ class Search:
         if not found.parts:
             beside = alone.pictures_bytes(self._this, row, share)
             raise MachineError(
-                f"train with {counts[0]} pictures of {size} px at a time",
+                f"train with {LEAST} pictures of {size} px at a time",
                 got=f"{self._free - beside:,.0f} bytes that a step may take",
                 need="room for it, and for a tenth more",
                 hint="a smaller model, size or batch, or --set data.keep=never",
             )
         rates = {part: row.batch / found.step_s(share, part) for part in found.parts}
-        tried = {count: rates.get(count, 0.0) for count in counts if count in rates or count > max(rates)}
+        tried = {count: rates.get(count, 0.0) for count in halves(share) if count in rates or count > max(rates)}
         self._measured.extend(Tried(size, row.batch, part, None, rate) for part, rate in tried.items())
         return smallest_near(rates, NEAR)
 
-    def _rates(self, row: Phase, counts: Sequence[int], *, of_left: float) -> _Rates | None:
-        """Of the parts that fit on all ranks and are worth it; None where there is no time for that.
+    def _rates(self, row: Phase, *, least: int, of_left: float) -> _Rates | None:
+        """Of the parts of at least so many pictures that fit on all ranks, or else of the largest that fits; None where
+        there is no time for that.
 
         of_left: share of the time that is left, which may be spent
         """
         share, size = self._share(row.batch), row.sizes[0]
-        worth = [count for count in counts if count >= min(share, max(self._least_part, share // FEWEST))]
-        few = [count for count in counts if count not in worth]
+        counts = halves(share)
+        worth, few = [count for count in counts if count >= least], [count for count in counts if count < least]
         on_cpu = self._this.device.type == "cpu"
         groups = [counts] if on_cpu else [worth, few]  # what a step takes on a CPU is learned from smaller ones
         if not self._has_time((share + sum(worth)) * size**2 / self._pixels_per_s if self._pixels_per_s else 0.0):
@@ -219,11 +220,8 @@ class Search:
         most = int(self._least(fitting)[0])
         if most < settings.batch:
             tried = f"evaluate {settings.batch} pictures of {width} x {height} px at a time"
-            got, need = (
-                f"memory for {most} of them" if most else "too little memory",
-                "memory for all, and a tenth more",
-            )
-            raise MachineError(tried, got=got, need=need, hint=f"--set eval.batch={most or settings.batch // 2}")
+            need, hint = "memory for all, and a tenth more", f"--set eval.batch={most or settings.batch // 2}"
+            raise MachineError(tried, got=f"memory for {most}", need=need, hint=hint)
 
     @property
     def _decodes(self) -> bool:
@@ -237,17 +235,15 @@ class Search:
         this = self._this
         counts = thread_counts(int(self._least(max(1, num_cpus() // this.world.local_size))[0]))
         rows = [row for row, is_kept in zip(recipe.flat_phases, self._are_kept, strict=True) if not is_kept]
-        why = (
-            "decoded pixels are kept in memory" if not rows else "a rank has one processor" if len(counts) == 1 else ""
-        )
-        row = max(rows, key=lambda row: row.epochs * row.sizes[0] ** 2, default=recipe.flat_phases[0])
+        if not rows or len(counts) == 1:
+            why = "a rank has one processor" if rows else "decoded pixels are kept in memory"
+            self._left.append(f"data.threads stays as it is: {why}")
+            return None
+        row = max(rows, key=lambda row: row.epochs * row.sizes[0] ** 2)
         share = self._share(row.batch)
         step_s = share * row.sizes[0] ** 2 / self._pixels_per_s if self._pixels_per_s else 0.0
-        least_s = len(counts) * (alone.WARM_UP + alone.MIN_FED) * step_s
-        if not why and not self._has_time(least_s):
-            why = "no time was left to try others"
-        if why:
-            self._left.append(f"data.threads stays as it is: {why}")
+        if not self._has_time(len(counts) * (alone.WARM_UP + alone.MIN_FED) * step_s):
+            self._left.append("data.threads stays as it is: no time was left to try others")
             return None
         lone, seconds = row.model_copy(update={"batch": share}), list[float]()
         for number, threads in enumerate(counts):
@@ -258,16 +254,10 @@ class Search:
         self._measured.extend(Tried(row.sizes[0], row.batch, part, threads, rate) for threads, rate in rates.items())
         if this.device.type == "cuda":
             steps = [one.images_per_s for one in self._measured if (one.size, one.threads) == (row.sizes[0], None)]
-            if enough := [
-                threads for threads, rate in rates.items() if rate >= AHEAD * max(steps, default=float("inf"))
-            ]:
+            needed = AHEAD * max(steps, default=float("inf"))
+            if enough := [threads for threads, rate in rates.items() if rate >= needed]:
                 return min(enough)
         return smallest_near(rates, NEAR)
-
-    @property
-    def _least_part(self) -> int:
-        """Pictures of the smallest part that is worth trying for speed."""
-        return LEAST_NORMED if self._alone.has_batch_norm else LEAST
 
     def _share(self, batch: int) -> int:
         """Of the rank that has most of a batch."""
