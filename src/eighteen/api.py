@@ -10,13 +10,13 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from tempfile import gettempdir
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from eighteen.base import budget as budgets
 from eighteen.base import fixes, request, result, rundir, world
@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from eighteen.advice.finding import Finding
+    from eighteen.advice.search import Tuned
     from eighteen.results.classifier import Classifier
     from eighteen.training.evaluate import Evaluation
 
 P = ParamSpec("P")
 Prepare = Callable[[ExitStack], tuple[RunDir, Dataset]]  # what it holds for the time of the training, it leaves there
+Tune = Callable[[Recipe, Dataset], "Tuned"]
 
 ENDED = ("done", "patience", "until", "BudgetSpent")  # reasons with which a run has come to its end
 POLL_S = 0.5  # between two looks at a run that is to stop
@@ -72,8 +74,9 @@ def train(
     recipe: str | Recipe = "auto",
     model: str | nn.Module | None = None,
     epochs: float | None = None,
-    batch: int | None = None,
+    batch: int | Literal["auto"] | None = None,
     changes: Sequence[str] = (),
+    tune: Literal["auto", "off"] = "off",
     init: str | os.PathLike[str] | None = None,
     freeze_to: str | None = None,
     import_pth: bool = False,
@@ -100,7 +103,8 @@ def train(
     data: a dataset, its path, or a source, which is then packed beside itself first
     recipe: a bundled name, a TOML file, "auto", or a Recipe
     model: a timm name, package.module:function, or a module: [N, C, H, W] -> [N, K] logits
-    epochs, batch, changes: see ``base.recipe.load``
+    epochs, batch, changes: see ``base.recipe.load``; a batch of "auto" is found by ``tune``
+    tune: "auto": before the first step find how many threads decode, and in how large parts a batch is computed
     init: a run or a safetensors file to start from      freeze_to: the last stage that keeps its weights
     import_pth: ``init`` is a .pth file and the like, which is converted first: see ``training.import_pth``
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
@@ -123,6 +127,11 @@ def train(
     changes = [*changes, "train.fix=true"] if fix else changes
     if isinstance(recipe, str):  # before anything is loaded
         budgets.ask(Budget(), time=time, until=until, cost=cost, price_usd_h=price_usd_h, epochs=epochs)
+    if batch == "auto" and tune == "off":
+        need, hint = "--tune auto, which finds it", "--tune auto --batch auto"
+        raise UsageError("--batch auto", got="--tune off", need=need, hint=hint)
+    tuning = None if tune == "off" else "batch" if batch == "auto" else "parts"
+    batch = None if batch == "auto" else batch
     let_threads_sleep()
     if recipe != "auto" and init is None:  # what is wrong in it is said before torch is loaded: in a second, not four
         named = model if isinstance(model, str) else None
@@ -140,6 +149,18 @@ def train(
             need="a model that each can build",
             hint="model='package.module:function'",
         )
+
+    def tuned(asked: Recipe, dataset: Dataset) -> Tuned:
+        from eighteen.advice.tune import on_new_ranks, tune
+        from eighteen.training import dist
+
+        with_batch = tuning == "batch"
+        if ranks > 1 or procs:
+            return on_new_ranks(asked, dataset, num_ranks=ranks, on_cpu=bool(procs), with_batch=with_batch)
+        if here.is_first:  # the others wait for it
+            told = {"recipe": asked.model_dump(mode="json", exclude_none=True), "dataset": str(dataset.path)}
+            dist.share(told, here, dist.device_of(here))
+        return tune(asked, dataset, here, model=module, with_batch=with_batch)
 
     def prepare(stack: ExitStack) -> tuple[RunDir, Dataset]:
         if isinstance(recipe, str) and recipe != "auto":
@@ -171,12 +192,18 @@ def train(
         with unwritable_is_said(parent, hint=f"df -h {runs_dir}, or --runs-dir another"):
             parent.mkdir(parents=True, exist_ok=True)
             with alone(parent):  # or two commands at once would both go on with one run
-                run = None if new else _go_on(rundir.unfinished(parent, called, **facts), module, stack, say)
-                if run is None:
-                    about = {**environment(), "dataset_digest": dataset.digest}
-                    run = rundir.create(parent, called, recipe=resolved, command=_command(dataset), environment=about)
+                candidates = rundir.unfinished(parent, called, **facts, tuning=tuning)
+                run = None if new else _go_on(candidates, module, stack, say)
+            if run is None:
+                record = None
+                if tuning:
+                    resolved, record = _with_tuned(resolved, tuned(resolved, dataset), tuning, say)
+                about = {**environment(), "dataset_digest": dataset.digest}
+                new_run = {"recipe": resolved, "command": _command(dataset), "environment": about, "tuned": record}
+                with alone(parent):
+                    run = rundir.create(parent, called, **new_run)
                     _take(run, stack, say)
-                    say(f"run {run.path}")
+                say(f"run {run.path}")
         return run, dataset
 
     return _start(
@@ -187,6 +214,7 @@ def train(
         on_event=on_event,
         module=module,
         began=began,
+        tuned=tuned,
     )
 
 
@@ -432,6 +460,7 @@ def _start(
     on_event: OnEvent | None,
     module: nn.Module | None,
     began: float,
+    tuned: Tune | None = None,
 ) -> Result:
     """Train what ``prepare`` makes ready: in this process, as one of torchrun's ranks, or on ranks of our own."""
     let_threads_sleep()
@@ -445,7 +474,7 @@ def _start(
 
     device = dist.device_of(here)
     with dist.connected(here, device), ExitStack() as stack:
-        run, dataset = _agreed(partial(prepare, stack), here, device)
+        run, dataset = _agreed(partial(prepare, stack), here, device, tuned)
         stack.enter_context(_run_disk(run))
         sink = _sinks(run, on_event, stack) if here.is_first else None
         sink = sink and _watched(run, sink)
@@ -548,8 +577,13 @@ def _saved_step(run: RunDir, module: nn.Module | None) -> int:
     return saved.step
 
 
-def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, device: Any) -> tuple[RunDir, Dataset]:
-    """What the first rank made ready, on every rank; its error, if it has one, ends them all."""
+def _agreed(
+    prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, device: Any, tuned: Tune | None
+) -> tuple[RunDir, Dataset]:
+    """What the first rank made ready, on every rank; its error, if it has one, ends them all.
+
+    tuned: what the others are asked for first, where it is among what makes ready
+    """
     if here.size == 1:
         return prepare()
     from eighteen.training import dist
@@ -560,13 +594,33 @@ def _agreed(prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, de
             made = prepare()
         except EighteenError as error:
             made = error
-    paths = dist.share([str(made[0].path), str(made[1].path)] if isinstance(made, tuple) else None, here, device)
+    paths = {"run": str(made[0].path), "dataset": str(made[1].path)} if isinstance(made, tuple) else None
+    paths = dist.share(paths, here, device)
+    if tuned and paths and "recipe" in paths:
+        with suppress(EighteenError):  # which the first rank has, too
+            tuned(recipes.parse(paths["recipe"]), open(paths["dataset"]))
+        paths = dist.share(None, here, device)
     if paths is None:
         if isinstance(made, EighteenError):
             raise made
         got, need = "an error", "a run that it could make ready"
         raise PeerLost("wait for the first rank", got=got, need=need, hint="see what rank 0 printed")
-    return made if isinstance(made, tuple) else (rundir.open(paths[0]), open(paths[1]))
+    return made if isinstance(made, tuple) else (rundir.open(paths["run"]), open(paths["dataset"]))
+
+
+def _with_tuned(
+    recipe: Recipe, found: Tuned, tuning: str, say: Callable[[str], object]
+) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with what was found for it, and what the run keeps of that. tuning: what was looked for"""
+    from eighteen.advice.search import applied
+
+    for line in found.left:
+        say(line)
+    before = recipe.phases[0].batch
+    if found.batch and found.batch != before:
+        say(f"batches of {found.batch} instead of {before}: learning rates follow, {found.batch / before:g} times")
+    asked = {"recipe": recipes.dump(recipe), "tuning": tuning}
+    return applied(recipe, found), {"v": 1, "asked": asked, "found": found.facts}
 
 
 def _on_own_ranks(

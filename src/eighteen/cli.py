@@ -183,8 +183,9 @@ def train(
     recipe: str = "auto",
     model: str | None = None,
     epochs: float | None = None,
-    batch: int | None = None,
+    batch: int | Literal["auto"] | None = None,
     set_: Changes = (),
+    tune: Literal["auto", "off"] = "off",
     init: str | None = None,
     freeze_to: str | None = None,
     import_pth: Annotated[bool, Parameter(negative="")] = False,
@@ -211,8 +212,9 @@ def train(
         recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machine.
         model: A timm name, or package.module:function.
         epochs: Stretch the recipe to this many.
-        batch: The global batch of the first phase; the others and the learning rate follow.
+        batch: The global batch of the first phase; the others and the learning rate follow. auto: --tune finds it.
         set_: Change the recipe: a.b=value. May be repeated.
+        tune: auto: before the first step find how many threads decode, and in how large parts a batch is computed.
         init: Start from the weights of a run, or of a safetensors file.
         freeze_to: This stage and all before it keep their weights.
         import_pth: Let --init be a .pth file: it is converted to safetensors in a process that can do little else.
@@ -240,6 +242,7 @@ def train(
         raise UsageError("train", got=got, need=need, hint="eighteen train photos.e18")
     named = {"freeze-to": freeze_to, "import-pth": import_pth, "name": name}
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
+    fixed |= {"tune": tune == "auto"}
     named |= {"checkpoint-to": checkpoint_to, "new": new, "time": time, "until": until, "price-usd-h": price_usd_h}
     named["fix"] = fix
     given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
@@ -271,6 +274,7 @@ def train(
                 epochs=epochs,
                 batch=batch,
                 changes=set_,
+                tune=tune,
                 init=init,
                 freeze_to=freeze_to,
                 import_pth=import_pth,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from eighteen.advice import wires
+from eighteen.advice import peers, wires
 from eighteen.base.errors import MachineError
 
 
@@ -24,6 +24,6 @@ def test_ranks_that_fail_or_hang_are_an_error_and_leave_nothing_behind(monkeypat
     with pytest.raises(MachineError, match="no such network"):
         wires.here(2, 4096, on_cpu=True)
     program.write_text("#!/bin/sh\nexec sleep 60\n")
-    monkeypatch.setattr(wires, "LIMIT_S", 0.2)
+    monkeypatch.setattr(peers, "LIMIT_S", 0.2)
     with pytest.raises(MachineError, match=r"no answer for 0\.2 s"):
         wires.here(2, 4096, on_cpu=True)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from eighteen.base import machine
+from eighteen.base.hardware import available_bytes
 
 STAT = "cpu  100 0 100 1000 0 0 0 0 0 0\ncpu0 100 0 100 1000 0 0 0 0 0 0\n"
 
@@ -83,6 +84,18 @@ def test_a_cgroup_limits_memory(tree):
     write(tree, "sys/fs/cgroup/jobs/memory.current", "10240\n")
     found = machine.look(tree, root=tree, watch_s=0.01)
     assert (found.memory_bytes, found.free_bytes) == (12288, 2048)
+
+
+@pytest.mark.parametrize(("version", "name"), [("", "inactive_file"), ("memory/", "total_inactive_file")])
+def test_files_that_the_kernel_keeps_are_not_in_use(tree, version, name):
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version else ("memory.max", "memory.current")
+    for file, value in zip(names, (12288, 10240), strict=True):
+        write(tree, f"sys/fs/cgroup/{version}{file}", f"{value}\n")
+    write(tree, f"sys/fs/cgroup/{version}memory.stat", f"anon 6144\n{name} 4096\n")
+    assert machine.memory_limit(tree) == (12288, 6144)
+    assert available_bytes(tree) == 6144
+    write(tree, "proc/meminfo", "MemAvailable: 1 kB\n")
+    assert available_bytes(tree) == 1024
 
 
 def test_a_path_lies_on_the_innermost_mount(tree):

@@ -27,6 +27,13 @@ def test_batch_is_the_first_phases_and_the_others_follow():
     assert recipe.optim.batch == 2048  # what the rates are written for stays
 
 
+def test_a_phase_has_a_micro_batch_of_its_own_or_the_one_of_all():
+    own = ["phases.1.micro_batch=0", "phases.2.micro_batch=8"]
+    recipe = recipes.load("small", changes=["train.micro_batch=16", *own])
+    assert recipe.micro_batches == tuple(row.micro_batch for row in recipe.flat_phases) == (16, 0, 8)
+    assert recipes.load(recipe, changes=["train.ghost_batch=4"]).micro_batches == (4, 4, 4)
+
+
 def test_another_model_brings_no_args():
     assert recipes.load("fast", model="vgg16").model.args == {}
     assert recipes.load("fast", model="eighteen.training.blurpool:blurred").model.args != {}

@@ -83,6 +83,21 @@ def test_a_run_of_another_recipe_name_or_dataset_is_another(tmp_path, other):
     assert unfinished(tmp_path, **other) == []
 
 
+def test_a_tuned_run_is_one_of_the_recipe_that_it_was_tuned_from(tmp_path):
+    asked, facts = recipes.load("fast"), {"dataset": Path("/data.e18"), "digest": "d"}
+    tuned = recipes.load("fast", changes=["phases.0.micro_batch=64"])
+    about = {"command": "x\n/data.e18", "environment": {"dataset_digest": "d"}}
+    record = {"v": 1, "asked": {"recipe": recipes.dump(asked), "tuning": "parts"}, "found": {}}
+    run = rundir.create(tmp_path, "flowers", recipe=tuned, **about, tuned=record)
+    found = {
+        tuning: [*rundir.unfinished(tmp_path, "flowers", recipe=recipe, **facts, tuning=tuning)]
+        for recipe, tuning in ((asked, "parts"), (asked, "batch"), (asked, None), (tuned, None))
+    }
+    assert found == {"parts": [run], "batch": [], None: []}
+    run.tuned.write_text("[]")
+    assert unfinished(tmp_path) == []
+
+
 def test_a_run_that_was_killed_while_it_was_made_is_left_alone(tmp_path):
     for file in ("recipe.toml", "command.txt", "env.json"):
         (begin(tmp_path).path / file).unlink()

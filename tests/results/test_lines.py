@@ -52,6 +52,10 @@ EVAL |= {"seconds": 1.23, "best": True, "size": 224, "rect": False}
             {"event": "checkpoint", "path": "a/b", "bytes": 1536, "seconds": 0.25, "best": False},
             "checkpoint a/b  1.5 KiB in 0.2 s",
         ),
+        (
+            {"event": "tuned", "seconds": 3.21, "cached": True, "micro_batch": [64, None], "threads": 2, "batch": None},
+            "tuned in 3.2 s  micro-batches 64, -  threads 2  batch -  by an earlier run",
+        ),
         ({"event": "calibrated", "seconds": 3.21, "cached": False}, "calibrated in 3.2 s"),
         ({"event": "calibrated", "seconds": 0.01, "cached": True}, "calibrated in 0.0 s  by an earlier run"),
         (

@@ -178,7 +178,7 @@ def test_the_shapes_of_a_run_are_those_still_to_come_in_the_shares_of_a_rank(dat
 
 def _slices(this):
     net = torch.nn.Flatten()
-    return net, torch.zeros(0), torch.zeros(0, dtype=torch.int64), this.world, 0
+    return net, torch.zeros(0), torch.zeros(0, dtype=torch.int64), this.world
 
 
 @pytest.mark.soak

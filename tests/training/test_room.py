@@ -35,6 +35,25 @@ def test_a_step_that_does_not_fit_is_taken_again_in_parts_half_as_large(data, tm
     assert len(happened(run, "step")) == NUM_STEPS
 
 
+def test_each_phase_takes_parts_of_its_own(data, tmp_path):
+    two = "phases=[{epochs=3, size=16, batch=26, min_scale=0.5}, {epochs=3, size=16, batch=26, min_scale=0.5}]"
+    both = train(data, tmp_path / "both", two, model("normed"), "train.micro_batch=6").run
+    own = train(data, tmp_path / "own", two, model("normed"), *(f"phases.{n}.micro_batch=6" for n in (0, 1))).run
+    assert differing(saved(own), saved(both)) == []
+    mixed = train(data, tmp_path / "mixed", two, model("normed"), "train.micro_batch=6", "phases.1.micro_batch=0").run
+    assert differing(saved(mixed), saved(both)) != []
+    ghosts = train(data, tmp_path / "ghosts", two, model("normed"), "train.ghost_batch=6", "phases.1.micro_batch=0").run
+    assert differing(saved(ghosts), saved(both)) == [], "statistics are taken over as many as the recipe says"
+
+
+def test_memory_that_runs_out_in_one_phase_leaves_smaller_parts_of_another_alone(data, tmp_path):
+    sizes = "phases=[{epochs=3, size=16, batch=26}, {epochs=3, size=16, batch=26, micro_batch=4}]"
+    run = train(data, tmp_path, *cramped(7), sizes).run
+    assert json.loads((run / "room.json").read_text())["halvings"] == [[0, 13], [0, 6]]
+    small = train(data, tmp_path, *cramped(7), sizes, "train.micro_batch=6").run
+    assert differing(saved(run), saved(small)) == []
+
+
 def test_a_step_that_is_broken_off_leaves_nothing_behind(data, tmp_path):
     """Neither gradients nor running statistics: only rounding tells the runs apart, as a batch is cut otherwise."""
     plain = train(data, tmp_path, model("grouped")).run

@@ -215,7 +215,7 @@ def _steps(this: Job, by_hand: ByHand, rows: dict[int, Phase], part_s: float) ->
     """Forward, backward and optimiser on noise, one rank's share of each phase's batch."""
     for size, row in rows.items():
         share = max(2, row.batch // this.world.size)
-        share = min(share, this.recipe.train.micro_batch or share)
+        share = min(share, row.micro_batch or share)
         images = torch.randint(0, 256, (share, this.channels, size, size), dtype=torch.uint8, device=this.device)
         images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(0, this.num_classes, (share,), device=this.device)

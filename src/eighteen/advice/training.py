@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from eighteen.advice import lightning
 from eighteen.advice.by_hand import LR, ByHand
 from eighteen.advice.ceilings import Measure, synchronize
+from eighteen.advice.noise import noise
 from eighteen.advice.roofline import kernels
 from eighteen.advice.turns import RIVALS, Loop, Pictures, Training, Turn, Variant, medians, rooflines, rows
 from eighteen.base import rundir
@@ -182,7 +182,7 @@ def _shortened(recipe: Recipe, row: Phase, num_samples: int, kind: Pictures, num
     if kind == "synthetic":
         tree["augment"] = {"flip": False}
         tree["optim"] |= {"ema": 0.0, "clip": 0.0}
-        tree["train"] |= {"micro_batch": 0, "ghost_batch": 0}
+        tree["phases"][0]["micro_batch"] = tree["train"]["ghost_batch"] = 0
         tree["data"]["balance"] = "none"
     return parse(tree)
 
@@ -280,7 +280,9 @@ class _Track:
     def _synthetic(self, this: Job, variant: Variant) -> _Memory:
         key = variant.size, variant.batch
         if key not in self._batches:
-            self._batches[key] = _noise(this, variant)
+            self._batches[key] = [
+                noise(this, size=variant.size, count=variant.batch, number=number) for number in range(NUM_BATCHES)
+            ]
         return _Memory(this, self._batches[key], {0: None})
 
 
@@ -306,16 +308,3 @@ def _real(this: Job) -> TrainLoader:
         num_threads=this.recipe.data.threads or None,
         prefetch=this.recipe.data.prefetch,
     )
-
-
-def _noise(this: Job, variant: Variant) -> list[Batch]:
-    """Batches of noise as a loader would send them."""
-    rng, side = np.random.default_rng(SEED), variant.size
-    batches = []
-    for number in range(NUM_BATCHES):
-        pixels = rng.integers(0, 256, (variant.batch, side, side, this.channels), np.uint8)
-        labels = rng.integers(0, this.num_classes, variant.batch)
-        ids = torch.arange(number * variant.batch, (number + 1) * variant.batch)
-        images = torch.from_numpy(pixels).to(this.device).permute(0, 3, 1, 2)
-        batches.append(Batch(images, torch.from_numpy(labels).to(this.device), ids, torch.zeros_like(ids)))
-    return batches

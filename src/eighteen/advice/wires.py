@@ -7,59 +7,26 @@ starts as many processes as are asked for, which meet in a folder, and listen no
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed
 
 from eighteen.advice.ceilings import synchronize
-from eighteen.base.errors import MachineError
-from eighteen.base.world import FILE_STORE, World, from_environment, leave
+from eighteen.advice.peers import asked
+from eighteen.base.world import World, from_environment, leave
 from eighteen.training import dist
-from eighteen.training.ranks import LOCAL_SOCKETS
 
 SMALL = 4  # bytes, of which an all-reduce is all latency
 ROUNDS = {True: 30, False: 5}  # of small ones, and of large ones
-LIMIT_S = 120.0  # for ranks that we start
 
 
 def here(num_ranks: int, num_bytes: int, *, on_cpu: bool) -> dict[int, list[float]]:
-    """Between so many new processes of this machine: seconds of each all-reduce, by its bytes.
-
-    raises MachineError with what they said if they fail
-    """
-    with TemporaryDirectory(prefix="eighteen-") as folder, ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", "eighteen.advice.wires", str(num_bytes)],
-                    env=os.environ | _environment(rank, num_ranks, Path(folder), on_cpu),
-                    stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for rank in range(num_ranks)
-        ]
-        try:
-            told = [process.communicate(timeout=LIMIT_S) for process in processes]
-        except subprocess.TimeoutExpired:
-            told = [("", f"no answer for {LIMIT_S:g} s")]
-        finally:
-            for process in processes:
-                process.kill()
-    if any(process.returncode for process in processes):
-        said = next((error.strip().splitlines()[-1] for _, error in told if error.strip()), "nothing")
-        need, hint = "an all-reduce", "see what the ranks said"
-        raise MachineError(f"connect {num_ranks} ranks", got=said, need=need, hint=hint)
-    return {int(size): seconds for size, seconds in json.loads(told[0][0]).items()}
+    """Between so many new processes of this machine: seconds of each all-reduce, by its bytes. Raises as ``asked``."""
+    told = asked(num_ranks, "eighteen.advice.wires", str(num_bytes), on_cpu=on_cpu)
+    return {int(size): seconds for size, seconds in json.loads(told).items()}
 
 
 def between(world: World, device: torch.device, num_bytes: int) -> dict[int, list[float]]:
@@ -83,17 +50,6 @@ def _once(payload: torch.Tensor, device: torch.device) -> float:
     torch.distributed.all_reduce(payload)
     synchronize(device)
     return time.perf_counter() - began
-
-
-def _environment(rank: int, size: int, folder: Path, on_cpu: bool) -> dict[str, str]:
-    ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
-    return (
-        {name: str(value) for name, value in ranks.items()}
-        | LOCAL_SOCKETS
-        | hidden
-        | {FILE_STORE: str(folder / "meet")}
-    )
 
 
 def _main(arguments: Sequence[str]) -> None:

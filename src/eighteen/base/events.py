@@ -14,6 +14,7 @@ The truth that every display derives from. Every event has ``v`` (format version
                 seconds, best, cost_usd, energy_j
     epoch       step, epoch, samples, hours, top1, top5, cost_usd, energy_j
     checkpoint  step, path, bytes, seconds, best
+    tuned       threads, micro_batch, batch, measured, left, seconds, cached
     calibrated  seconds, cached, step_s, eval_s, end_s
     budget      step, seconds, spent_s, factor, every, num_steps, epochs, speed_ratio, expected_s
     reached     step, top1, seconds, cost_usd, energy_j

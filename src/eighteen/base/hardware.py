@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from eighteen.base.machine import memory_limit
+
 
 def num_cpus() -> int:
     """Processors that this process may use: its affinity, or less where a cgroup allows less time (at least 1)."""
@@ -41,11 +43,8 @@ def available_bytes(root: Path = Path("/")) -> int:
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    try:
-        limit, used = ((root / "sys/fs/cgroup" / name).read_text() for name in ("memory.max", "memory.current"))
-        return min(free, int(limit) - int(used))
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        return free
+    limit = memory_limit(root)
+    return min(free, limit[0] - limit[1]) if limit else free
 
 
 def let_threads_sleep() -> None:

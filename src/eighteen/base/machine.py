@@ -190,7 +190,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def memory_limit(root: Path = Path("/")) -> tuple[int, int] | None:
-    """(limit, in use) in bytes of our cgroup (v2, then v1); None without a limit."""
+    """(limit, in use) in bytes of our cgroup (v2, then v1), without files that were only read; None without a limit."""
     for folder in _cgroups(root, "memory"):
         for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             try:
@@ -198,8 +198,17 @@ def memory_limit(root: Path = Path("/")) -> tuple[int, int] | None:
             except (OSError, ValueError):  # not there, or "max"
                 continue
             if limit < 2**60:  # what v1 says where there is none
-                return limit, used
+                return limit, used - _reclaimable(folder)
     return None
+
+
+def _reclaimable(folder: Path) -> int:
+    """Bytes of files that the kernel keeps for a cgroup, and gives up when memory is wanted."""
+    try:
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(facts.get("total_inactive_file") or facts.get("inactive_file", 0))
 
 
 def disk_of(path: Path, root: Path = Path("/")) -> Disk:

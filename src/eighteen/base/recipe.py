@@ -143,6 +143,9 @@ class Phase(Section):
     )
     rendition: str | None = Field(default=None, description="which rendition to read; none: what data.rendition says")
     strength: Share = Field(default=1.0, description="of all in [augment] but flip and ratio; 0: none of it")
+    micro_batch: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="most pictures in one forward pass of a rank; none: train.micro_batch"
+    )
     eval_size: Size | None = Field(default=None, description="side of the evaluation's pictures; none: eval.size")
     eval_rect: bool | None = Field(default=None, description="whether they keep their ratio; none: eval.rect")
 
@@ -371,12 +374,18 @@ class Recipe(Section):
 
     @property
     def flat_phases(self) -> tuple[Phase, ...]:
-        """The phases with each ramp of sizes as several of one size."""
+        """The phases with each ramp of sizes as several of one size, and with the micro-batch that they have."""
         return tuple(
-            phase.model_copy(update={"size": size, "epochs": phase.epochs / len(phase.sizes)})
-            for phase in self.phases
+            phase.model_copy(update={"size": size, "epochs": phase.epochs / len(phase.sizes), "micro_batch": most})
+            for phase, most in zip(self.phases, self.micro_batches, strict=True)
             for size in phase.sizes
         )
+
+    @property
+    def micro_batches(self) -> tuple[int, ...]:
+        """Most pictures in a forward pass, by phase; 0: a rank's whole share."""
+        shared = (self.train.micro_batch if phase.micro_batch is None else phase.micro_batch for phase in self.phases)
+        return tuple(self.train.ghost_batch or most for most in shared)
 
     def eval_in(self, phase: Phase) -> Eval:
         """How it is evaluated while this phase lasts."""

@@ -75,6 +75,11 @@ class RunDir:
         return self.path / "room.json"
 
     @property
+    def tuned(self) -> Path:
+        """For which recipe it was tuned before its first step, and what that found; not there where it was not."""
+        return self.path / "tuned.json"
+
+    @property
     def fixes(self) -> Path:
         """What the doctor has changed while it trains, see ``base.fixes``; not there while that is nothing."""
         return self.path / "fixes.json"
@@ -101,12 +106,23 @@ class RunDir:
         told = last(self.events, "start", "end")
         return told if told and told["event"] == "end" else None
 
+    def read_tuned(self) -> dict[str, Any] | None:
+        return json.loads(self.tuned.read_text("utf-8")) if self.tuned.exists() else None
+
     def read_environment(self) -> dict[str, Any]:
         return json.loads((self.path / "env.json").read_text("utf-8"))
 
 
-def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment: dict[str, Any]) -> RunDir:
-    """Make ``parent/NAME-UTC`` with recipe.toml, command.txt and env.json.
+def create(
+    parent: Path,
+    name: str,
+    *,
+    recipe: Recipe,
+    command: str,
+    environment: dict[str, Any],
+    tuned: dict[str, Any] | None = None,
+) -> RunDir:
+    """Make ``parent/NAME-UTC`` with recipe.toml, command.txt, env.json and, where it was tuned, tuned.json.
 
     A second run in the same second gets ``.2``: nothing is ever overwritten.
     """
@@ -126,6 +142,8 @@ def create(parent: Path, name: str, *, recipe: Recipe, command: str, environment
     run = RunDir(path)
     for folder in (run.checkpoints, run.tensorboard, run.eval):
         folder.mkdir()
+    if tuned is not None:
+        write_json(run.tuned, tuned)
     write_atomic(run.recipe, recipes.dump(recipe))
     write_atomic(path / "command.txt", command + "\n")
     write_json(path / "env.json", environment)
@@ -150,26 +168,35 @@ def check_name(name: str) -> None:
 FINAL = {"done", "patience", "until", "Diverged", "BudgetSpent", "UsageError", "RecipeError"}
 
 
-def unfinished(parent: Path, name: str, *, recipe: Recipe, dataset: Path, digest: str) -> Iterator[RunDir]:
+def unfinished(
+    parent: Path, name: str, *, recipe: Recipe, dataset: Path, digest: str, tuning: str | None = None
+) -> Iterator[RunDir]:
     """The runs called ``name`` with this recipe on this dataset that did not come to their end, the newest first.
 
     digest: of the dataset, which the environment of a run has as ``dataset_digest``
+    tuning: what the recipe was to be tuned for, which changes it; None: nothing
     """
-    asked = recipes.dump(recipe)
+    asked = {"recipe": recipes.dump(recipe), "tuning": tuning}
     for path in sorted(parent.glob(f"{name}-*Z*"), key=lambda path: path.name, reverse=True):
         run = RunDir(path)
         try:
             is_same = (
                 re.fullmatch(r"\d{8}T\d{6}Z(\.\d+)?", path.name.removeprefix(f"{name}-"))
-                and run.recipe.read_text("utf-8") == asked
+                and _asked(run) == asked
                 and (path / "command.txt").read_text("utf-8").splitlines()[-1] == str(dataset.resolve())
                 and run.read_environment().get("dataset_digest") == digest
             )
-        except (OSError, ValueError, IndexError):  # one that was killed while it was made
+        except (OSError, ValueError, TypeError, LookupError):  # one that was killed while it was made
             continue
         end = run.end() if is_same else None
         if is_same and not (end and end["reason"] in FINAL):
             yield run
+
+
+def _asked(run: RunDir) -> dict[str, str | None]:
+    """The recipe that it was to have, and what that was to be tuned for."""
+    tuned = run.read_tuned()
+    return tuned["asked"] if tuned else {"recipe": run.recipe.read_text("utf-8"), "tuning": None}
 
 
 def open(path: str | os.PathLike[str]) -> RunDir:

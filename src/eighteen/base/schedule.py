@@ -38,6 +38,11 @@ class Step:
         return self.row.batch
 
     @property
+    def micro_batch(self) -> int:
+        """Most pictures in one forward pass of a rank; 0: its whole share."""
+        return self.row.micro_batch or 0
+
+    @property
     def after(self) -> int:
         """The stream position after its last sample."""
         return self.first + self.batch

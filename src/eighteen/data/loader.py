@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, takewhile
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from eighteen.base.errors import DataError, RecipeError, Stalled, did_you_mean
 from eighteen.base.hardware import available_bytes, num_cpus
 from eighteen.base.order import Order
-from eighteen.base.recipe import Augment, Eval
+from eighteen.base.recipe import Augment, Data, Eval, Phase
 from eighteen.base.schedule import Schedule, Step
 from eighteen.base.world import World
 from eighteen.data.crops import eval_boxes, moved, rectangle, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
-from eighteen.data.kept import Kept, Memory, Setting, keep
+from eighteen.data.kept import Kept, Memory, Setting, keep, place_for, size_for
 from eighteen.data.maker import Batch, BatchMaker, Cut, Sending
 from eighteen.data.prefetch import Ahead
 from eighteen.data.tolerance import OnBad, refuse
@@ -79,7 +79,7 @@ class TrainLoader:
         self._waited_before_s = 0.0
         self._kept: Setting = kept
         self._channels, self._device = channels, device
-        self._free = _free_memory(world, device)
+        self._free = free_memory(world, device)
         self.kept_bytes: dict[int, tuple[str, int] | None] = {}  # by phase: "host" or "device", and how much
         self._maker = BatchMaker(split, device, channels, num_threads or _share_of_cpus(world))
         self._prefetch, self._patience_s = prefetch, patience_s
@@ -222,8 +222,7 @@ class TrainLoader:
             return len(self._cuts_off), steps
 
     def _rendition_for(self, step: Step) -> Rendition:
-        square, name = step.row.min_scale == 1.0, step.row.rendition or self._rendition
-        return choose_rendition(self._split, name, size=step.size, share=_mean_share(step), square=square)
+        return _rendition_for(self._split, step.row, self._rendition)
 
     def _kept_for(self, step: Step, rendition: Rendition, before: Kept | None) -> Kept | None:
         """Where this phase's pictures are kept; what an earlier phase has kept is used again if it is the same."""
@@ -231,7 +230,7 @@ class TrainLoader:
             rendition,
             before,
             side=step.size,
-            share=_mean_share(step) * (_square_share(rendition) if step.row.min_scale == 1.0 else 1.0),
+            share=_share_of(rendition, step.row),
             channels=self._channels,
             visits=self._schedule.visits(step.phase),
             setting=self._kept,
@@ -336,9 +335,40 @@ def require_renditions(split: Split, wanted: Mapping[str, str]) -> None:
     raise RecipeError(key, got=repr(name), need=f"one of {', '.join(valid)}", hint=hint)
 
 
-def _mean_share(step: Step) -> float:
-    """Of a picture's area, or of its central square, that a step's crops have."""
-    return (step.row.min_scale + step.row.max_scale) / 2
+def kept_bytes(
+    split: Split, row: Phase, settings: Data, *, channels: int, visits: int, free: Memory
+) -> tuple[Literal["host", "device"], int] | None:
+    """Where a phase of one size keeps decoded pictures, and in how many bytes; None where each visit decodes them.
+
+    visits: to each picture, in the phase      Raises MachineError where they are asked to be kept and do not fit
+    """
+    stored, (side,) = _rendition_for(split, row, settings.rendition), row.sizes
+    size = size_for(stored, side=side, share=_share_of(stored, row), channels=channels)
+    num_bytes = size.bytes_for(split.num_samples)
+    where = place_for(settings.keep, num_bytes, free, visits=visits)
+    return where and (where, num_bytes)
+
+
+def free_memory(world: World, device: torch.device) -> Memory:
+    """That this rank may take: its share of the machine's, and its device's."""
+    on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    return Memory(available_bytes() // world.local_size, on_device)
+
+
+def _rendition_for(split: Split, row: Phase, name: str) -> Rendition:
+    """name: what the recipe says where the phase does not"""
+    square = row.min_scale == 1.0
+    return choose_rendition(split, row.rendition or name, size=row.sizes[0], share=_mean_share(row), square=square)
+
+
+def _mean_share(row: Phase) -> float:
+    """Of a picture's area, or of its central square, that a phase's crops have."""
+    return (row.min_scale + row.max_scale) / 2
+
+
+def _share_of(rendition: Rendition, row: Phase) -> float:
+    """Of the pictures' areas, that a phase's crops have."""
+    return _mean_share(row) * (_square_share(rendition) if row.min_scale == 1.0 else 1.0)
 
 
 def _square_share(rendition: Rendition) -> float:
@@ -402,8 +432,3 @@ def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] |
 
 def _share_of_cpus(world: World) -> int:
     return max(1, num_cpus() // world.local_size)
-
-
-def _free_memory(world: World, device: torch.device) -> Memory:
-    on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    return Memory(available_bytes() // world.local_size, on_device)

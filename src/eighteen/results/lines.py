@@ -31,6 +31,7 @@ _TEMPLATES = {
         "without TTA  {num_samples} pictures in {seconds:.1f} s"
     ),
     "checkpoint": "checkpoint {path}  {bytes:memory} in {seconds:.1f} s",
+    "tuned": "tuned in {seconds:.1f} s  micro-batches {parts}  threads {threads}  batch {batch}",
     "calibrated": "calibrated in {seconds:.1f} s",
     "budget": (
         "budget {seconds:clock}  spent {spent_s:clock}  {num_steps} steps, {epochs:.4g} epochs, an evaluation every "
@@ -56,6 +57,7 @@ def line(event: Event, *, num_steps: int | None = None) -> str:
     derived = {
         "num_classes": len(classes) if isinstance(classes, list | tuple) else classes,
         "waiting": waiting(event.get("waits")),
+        "parts": ", ".join(MISSING if part is None else f"{part:,}" for part in event.get("micro_batch", ())),
     }
     return "  ".join([fill(template, {"num_steps": num_steps, **derived, **event}), *_notes(event)])
 

@@ -7,9 +7,7 @@ in ``$XDG_CACHE_HOME/eighteen/speeds.json`` (``~/.cache``), by all that decides 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import statistics
 import time
@@ -19,12 +17,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from eighteen.base import cache as caches
 from eighteen.base.budget import Costs
-from eighteen.base.files import write_json
 from eighteen.base.recipe import Eval, Phase
 from eighteen.base.schedule import schedule
 from eighteen.data.loader import TrainLoader
@@ -73,7 +70,7 @@ def calibrate(this: Job, state: State, *, room: Room | None = None, afresh: bool
             found |= {name: _eval_seconds(this, state, each, limit) for name, each in evals.items()}
             found["save"] = save_seconds(this, state)
         if this.world.is_first:
-            _write(path, key, found)
+            caches.write(path, key, found)
     steps = tuple(found[_name(row)] for row in this.recipe.flat_phases)
     val = this.data.splits.get("val")
     # the pictures of a recalibration, whose forward passes cost about as much, come with each
@@ -87,7 +84,7 @@ def calibrate(this: Job, state: State, *, room: Room | None = None, afresh: bool
 
 
 def cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eighteen" / "speeds.json"
+    return caches.place("speeds.json")
 
 
 @contextmanager
@@ -195,19 +192,20 @@ def _key(this: Job) -> str:
         "model": recipe.model.model_dump(mode="json", exclude={"init"}),
         "optim": [recipe.optim.name, bool(recipe.optim.ema)],
         "augment": recipe.augment.model_dump(mode="json"),
-        "train": recipe.train.model_dump(
-            mode="json", include={"precision", "compile", "exact", "deterministic", "micro_batch", "ghost_batch"}
-        ),
+        "train": recipe.train.model_dump(mode="json", include={"precision", "compile", "exact", "deterministic"}),
         "data": this.data.digest,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": device_name(device),
         "threads": [torch.get_num_threads(), this.recipe.data.threads, this.recipe.data.prefetch],
         "ranks": [this.world.size, this.world.local_size],
         "versions": [metadata.version("eighteen"), torch.__version__],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return caches.key(facts)
 
 
-def _processor() -> str:
+def device_name(device: torch.device) -> str:
+    """Of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -216,22 +214,7 @@ def _processor() -> str:
 
 def _read(path: Path, key: str) -> dict[str, float]:
     """What is known; nothing where the file is broken."""
-    found = _all(path).get(key, {})
+    found = caches.read(path, key)
     if isinstance(found, dict) and all(isinstance(value, float) and 0 <= value < 1e9 for value in found.values()):
         return found
     return {}
-
-
-def _write(path: Path, key: str, found: dict[str, float]) -> None:
-    """Best effort: a run does not need it."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**_all(path), key: found})
-
-
-def _all(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -114,13 +114,13 @@ def mode_for(this: Job, shape: Shape) -> str | None:
 
 def shapes_left(this: Job, state: State) -> list[Shape]:
     """Of the steps still to come, in their order, each once."""
-    steps: dict[tuple[int, int], int] = {}
+    steps: dict[tuple[int, int, int], int] = {}
     for row, count in state.plan.steps_from(state.step):
-        key = (row.sizes[0], row.batch)
+        key = (row.sizes[0], row.batch, row.micro_batch or 0)
         steps[key] = steps.get(key, 0) + count
     return [
-        Shape(size, batch, tuple(sorted(state.parts.counts(batch))), size**2 * batch * count / this.world.size)
-        for (size, batch), count in steps.items()
+        Shape(size, batch, tuple(sorted(state.parts.counts(batch, most))), size**2 * batch * count / this.world.size)
+        for (size, batch, most), count in steps.items()
     ]
 
 

@@ -37,24 +37,26 @@ class Part:
 
 
 class Slices:
-    """Parts of ``size`` samples; 0: the whole share. It may be changed between two steps.
+    """Parts as large as a step wants them.
 
     net: what the step calls; DDP, or a module that is alone      buffers: all running statistics in one tensor
     counters: all integer buffers in one tensor: they count steps and not parts
     before: both as a step began
     """
 
-    def __init__(self, net: nn.Module, buffers: Tensor, counters: Tensor, world: World, size: int) -> None:
-        self._net, self._buffers, self._counters, self._world, self.size = net, buffers, counters, world, size
+    def __init__(self, net: nn.Module, buffers: Tensor, counters: Tensor, world: World) -> None:
+        self._net, self._buffers, self._counters, self._world = net, buffers, counters, world
         self._in_ddp = isinstance(net, DistributedDataParallel)
         self._sum = torch.zeros_like(buffers)
         self.loss_scale = world.size  # DDP takes the mean over ranks
 
-    def cut(self, batch: Batch, size: int) -> list[Part]:
-        """The parts of a rank's share of a batch of ``size``; with them a step begins."""
+    def cut(self, batch: Batch, size: int, most: int) -> list[Part]:
+        """The parts of a rank's share of a batch of ``size``, of ``most`` samples each or 0, the whole share; with them
+        a step begins.
+        """
         mine = self._world.slice(size)
         num_samples = mine.stop - mine.start
-        starts = range(0, max(1, num_samples), self.size or max(1, num_samples))
+        starts = range(0, max(1, num_samples), most or max(1, num_samples))
         self._num_parts, self.before = len(starts), (self._buffers.clone(), self._counters.clone())
         if self._num_parts > 1:
             self._sum.zero_()
@@ -68,11 +70,11 @@ class Slices:
             for number, start in enumerate(starts)
         ]
 
-    def counts(self, size: int) -> set[int]:
+    def counts(self, size: int, most: int) -> set[int]:
         """How many pictures a part of a whole batch of ``size`` can have."""
         mine = self._world.slice(size)
         num_samples = mine.stop - mine.start
-        most = self.size or num_samples
+        most = most or num_samples
         return {min(most, num_samples - start) for start in range(0, num_samples, most)}
 
     @contextmanager
@@ -96,7 +98,7 @@ class Slices:
 
 
 class Workers:
-    """``count`` virtual workers, of which this rank has its share.
+    """``count`` virtual workers, of which this rank has its share; parts are theirs, whatever a step wants.
 
     The gradients of ``weights`` become views of one flat tensor, as ``buffers``, all running statistics, are already.
     counters: all integer buffers in one tensor: they count steps and not parts
@@ -121,7 +123,7 @@ class Workers:
         for weight, part in zip(weights, self._gradients.split([one.numel() for one in weights]), strict=True):
             weight.grad = part.as_strided(weight.shape, weight.stride(), part.storage_offset())  # in its own layout
 
-    def cut(self, batch: Batch, size: int) -> list[Part]:
+    def cut(self, batch: Batch, size: int, most: int) -> list[Part]:
         """The parts of a rank's share of a batch of ``size``; with them a step begins."""
         self.before = self._buffers.clone(), self._counters.clone()
         self._branches: list[tuple[int, Tensor]] = []  # (level, sum): complete branches of the tree, the largest first
@@ -133,7 +135,7 @@ class Workers:
             for worker, part in slices
         ]
 
-    def counts(self, size: int) -> set[int]:
+    def counts(self, size: int, most: int) -> set[int]:
         """How many pictures a part of a whole batch of ``size`` can have."""
         share = self._count // self._world.size
         mine = range(share * self._world.rank, share * (self._world.rank + 1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,10 +39,8 @@ class Room:
 
     def step(self, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, ...]) -> Tensor:
         """``train_step``, in parts that fit. MachineError where even the smallest do not."""
-        parts = self._state.parts
         while True:
-            if self._halvings and isinstance(parts, Slices):
-                parts.size = self._size(now) or parts.size
+            now = self._fitting(now)
             try:
                 return train_step(self._this, self._state, batch, now, count_hits=count_hits, asks=asks)
             except RuntimeError as error:
@@ -56,8 +55,12 @@ class Room:
         if isinstance(self._state.parts, Slices) and size >= LEAST:
             self._keep(step, size)
 
-    def _size(self, now: Step) -> int:
-        return min((size for step, size in self._halvings if step <= now.number), default=0)
+    def _fitting(self, now: Step) -> Step:
+        """The step in parts that are known to fit."""
+        sizes = [size for step, size in self._halvings if step <= now.number]
+        if not sizes or 0 < now.micro_batch <= min(sizes):
+            return now
+        return replace(now, row=now.row.model_copy(update={"micro_batch": min(sizes)}))
 
     def _take_back(self) -> None:
         """What a step that was broken off has changed."""
@@ -68,9 +71,10 @@ class Room:
             torch.cuda.empty_cache()
 
     def _halve(self, now: Step, said: str) -> None:
-        parts, world = self._state.parts, self._this.world
+        world = self._this.world
         share = world.slice(now.batch)
-        size = parts.size or share.stop - share.start if isinstance(parts, Slices) else 0
+        whole = share.stop - share.start
+        size = min(now.micro_batch or whole, whole) if isinstance(self._state.parts, Slices) else 0
         tried = f"take step {now.number} in parts of {size or 'a virtual worker'}"
         if size // 2 < LEAST:
             need, hint = "memory for it", "a smaller model or size, or more --set train.virtual_workers"

@@ -112,7 +112,7 @@ def start(this: Job, model: nn.Module | None = None, *, with_init: bool = True) 
         net = dist.parallel(model, this.world, this.device)
         if communication and isinstance(net, dist.DistributedDataParallel):
             communication.join(net)
-        parts = Slices(net, buffers, counters, this.world, recipe.train.ghost_batch or recipe.train.micro_batch)
+        parts = Slices(net, buffers, counters, this.world)
     state = State(
         model=model,
         net=net,

@@ -25,7 +25,7 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
     If the loss or a gradient of any rank is not finite no weight and no running statistic changes.
     asks: (stop, save, revise, spent), or the first of them, told to all ranks
     """
-    recipe, world, parts = job.recipe, job.world, state.parts.cut(batch, now.batch)
+    recipe, world, parts = job.recipe, job.world, state.parts.cut(batch, now.batch, now.micro_batch)
     images, targets = augment(
         batch,
         recipe.augment.at_strength(now.row.strength),
@@ -58,7 +58,7 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
         state.communication.step_done()
     if told:
         told.wait()
-    _update(job, state, outcome)
+    update(job, state, outcome)
     return outcome
 
 
@@ -72,7 +72,7 @@ def _seed(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _update(job: Job, state: State, outcome: Tensor) -> None:
+def update(job: Job, state: State, outcome: Tensor) -> None:
     """Clip, then let the fused optimiser step, or not if anything was not finite; all decided on the device."""
     gradients = [weight.grad for weight in state.weights if weight.grad is not None]
     bad = (~outcome[:1].isfinite() | (outcome[3:4] > 0)).float()

@@ -18,7 +18,7 @@ from eighteen.base import clock as clocks
 from eighteen.base.budget import gone
 from eighteen.base.energy import Energy
 from eighteen.base.errors import BudgetSpent, Diverged, Stalled, Stopped, UsageError
-from eighteen.base.events import OnEvent
+from eighteen.base.events import OnEvent, Told
 from eighteen.base.hardware import keep_freed_memory
 from eighteen.base.recipe import Recipe
 from eighteen.base.result import Result
@@ -75,7 +75,7 @@ def train(
         require_budget(this, state)
         room = Room(this, state)
         pace = Pace(this, state, room)
-        told = [*compile_ahead(this, state, pulse), *pace.begin(pulse)]
+        told = [*tuned(this, state), *compile_ahead(this, state, pulse), *pace.begin(pulse)]
         ending = finished(this, state)  # already so where it was killed after its last checkpoint, before it could tell
         with (
             train_loader(this, state) as loader,
@@ -145,6 +145,12 @@ def require_budget(this: Job, state: State) -> None:
     budget, spent_s = this.recipe.budget, state.clock.before_s
     if finished(this, state) is None and spent_s >= min(budget.most_s, budget.seconds or math.inf):
         raise gone(this.run.path, budget, spent_s, tried=f"resume {this.run.path}", reached=f"step {state.step:,}")
+
+
+def tuned(this: Job, state: State) -> list[Told]:
+    """What was found for this run before its first step, if it was tuned."""
+    found = this.run.read_tuned() if state.step == 0 else None
+    return [("tuned", found["found"])] if found else []
 
 
 def train_loader(this: Job, state: State) -> TrainLoader:
