@@ -11,7 +11,7 @@ from PIL import Image
 
 import eighteen
 from eighteen import cli
-from eighteen.advice import labels, likeness, remedy, trial
+from eighteen.advice import examination, labels, likeness, remedy
 from eighteen.advice.evidence import Evidence
 from eighteen.advice.finding import Finding, Gain
 from eighteen.base import recipe as recipes
@@ -62,9 +62,9 @@ def test_the_story_of_a_fix_is_told_to_its_end(packed, capsys):
 
 def test_two_ranks_are_watched_as_well(packed):
     changed = recipes.load("small", batch=16, changes=SMALL)
-    seen = trial.watched(changed, datasets.open(packed), ranks=2, on_cpu=True, watch_s=0.2, every=1)
+    seen = examination.watched(changed, datasets.open(packed), ranks=2, on_cpu=True, watch_s=0.2, every=1)
     steps = [one for one in seen if one["event"] == "step"]
-    assert len(steps) > trial.LEAST_EVENTS
+    assert len(steps) > examination.LEAST_EVENTS
     assert all(len(one["ranks"]["communication"]) == 2 for one in steps)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from eighteen.advice import accuracy, rates
+from eighteen.advice import accuracy, gains
 from eighteen.advice.evidence import Evidence, Window
 from eighteen.advice.finding import Finding, Gain, around, fixed
 
@@ -45,13 +45,13 @@ def feeding(seen: Evidence) -> Iterator[Finding]:
         yield _slow_disk(seen, now, f"{waited}; {each}")
         return
     all_threads = max(1, int(setup.rank_cpus))
-    if rates.busy_threads(setup, now) < IDLE_THREADS:
+    if gains.busy_threads(setup, now) < IDLE_THREADS:
         fix = {"data.prefetch": min(64, 2 * int(seen.recipe.get("data.prefetch", 3)))}
         yield Finding(
             "short-prefetch",
             "batches come late, though the threads that decode have time left",
             "batches take unequally long; with more of them made ahead, a slow one is not waited for",
-            f"{waited}; the threads work {rates.busy_threads(setup, now):.0%} of the time",
+            f"{waited}; the threads work {gains.busy_threads(setup, now):.0%} of the time",
             fixed(fix),
             Gain(1.0, 1 / max(0.05, 1 - now.data / 2), 1 / max(0.05, 1 - now.data)),
             fix,
@@ -65,11 +65,11 @@ def feeding(seen: Evidence) -> Iterator[Finding]:
             "each thread decodes one picture at a time; the other processors have nothing to do",
             f"{waited}; {each}",
             fixed(fix),
-            around(rates.of_loader(setup, now, seen.trials, threads=all_threads, read_s=now.read_s, work_s=now.work_s)),
+            around(gains.of_loader(setup, now, seen.trials, threads=all_threads, read_s=now.read_s, work_s=now.work_s)),
             fix,
             is_safe=True,
         )
-    elif setup.is_cpu and rates.idle(setup, now) < LEAST_SHARE:
+    elif setup.is_cpu and gains.idle(setup, now) < LEAST_SHARE:
         return  # all processors are busy: large_pictures and decoding say whether less work would do
     elif not (seen.pictures and _is_oversized(seen)):
         yield Finding(
@@ -91,7 +91,7 @@ def keeping(seen: Evidence) -> Iterator[Finding]:
         return
     fix = {"data.keep": "auto"}
     cropping = KEPT_WORK * now.work_s
-    gain = rates.of_loader(seen.setup, now, seen.trials, read_s=0.0, work_s=cropping)
+    gain = gains.of_loader(seen.setup, now, seen.trials, read_s=0.0, work_s=cropping)
     yield Finding(
         "not-kept",
         "every epoch reads and decodes the same pictures again, though they fit into memory",
@@ -110,7 +110,7 @@ def large_pictures(seen: Evidence) -> Iterator[Finding]:
         return
     small = seen.trials.small_work_s
     work = now.work_s * (pictures.needed / pictures.side) ** 2 if small is None else small
-    gain = rates.of_loader(seen.setup, now, seen.trials, read_s=now.read_s, work_s=work)
+    gain = gains.of_loader(seen.setup, now, seen.trials, read_s=now.read_s, work_s=work)
     how = "measured on some of them" if small is not None else "by their pixels"
     side = 16 * math.ceil(pictures.needed / 16)
     yield Finding(
@@ -184,7 +184,7 @@ def batch_size(seen: Evidence) -> Iterator[Finding]:
     speeds = {size: size / seconds for size, seconds in trials.step_s.items() if size <= max(trials.batch, most)}
     ours, best = speeds[trials.batch], max(speeds.values())
     knee = min(size for size, rate in speeds.items() if rate >= KNEE * best)
-    gain = rates.of_steps(seen.setup, now, ours / speeds[knee])
+    gain = gains.of_steps(seen.setup, now, ours / speeds[knee])
     shown = ", ".join(f"{rate:,.0f} at {size}" for size, rate in sorted(speeds.items()))
     if knee > trials.batch:
         times = knee // trials.batch
@@ -294,7 +294,7 @@ def precision(seen: Evidence) -> Iterator[Finding]:
     gain, shown = None, "not measured"
     if now and trials.other_s and trials.batch in trials.step_s:
         ratio = trials.other_s / trials.step_s[trials.batch]
-        gain = around(rates.of_steps(setup, now, ratio))
+        gain = around(gains.of_steps(setup, now, ratio))
         shown = f"a step takes {1000 * trials.step_s[trials.batch]:.3g} ms, in bfloat16 {1000 * trials.other_s:.3g}"
     yield Finding(
         "float32",
@@ -411,7 +411,7 @@ def _slow_disk(seen: Evidence, now: Window, evidence: str) -> Finding:
     step_rate = now.images_per_s / setup.world / max(0.05, 1 - now.data)  # of a rank that never waits
     wanted = min(64, max(2 * now.threads, math.ceil(step_rate * (now.read_s + now.work_s))))
     fix = {"data.threads": wanted}
-    gain = rates.of_loader(setup, now, seen.trials, threads=wanted, read_s=now.read_s, work_s=now.work_s)
+    gain = gains.of_loader(setup, now, seen.trials, threads=wanted, read_s=now.read_s, work_s=now.work_s)
     return Finding(
         "network-disk" if seen.is_network else "slow-disk",
         "training waits for the disk" + (", which is another machine's" if seen.is_network else ""),

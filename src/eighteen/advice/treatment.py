@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from eighteen.advice import labels, trial
+from eighteen.advice import examination, labels
 from eighteen.advice.doctor import diagnose
 from eighteen.advice.finding import Finding, fixed
 from eighteen.advice.remedy import Remedy, remedies, speed
@@ -39,7 +39,7 @@ def of_run(run: RunDir, *, say: Say) -> list[Finding]:
         say(f"the dataset is not looked at: {error.got if isinstance(error, DataError) else error}")
     is_here = holder(run) is None and run.read_environment().get("platform") == environment()["platform"]
     recipe = recipes.load(str(run.recipe))
-    found = trial.of_run(recipe, data, seen, is_here=is_here, say=say)
+    found = examination.of_run(recipe, data, seen, is_here=is_here, say=say)
     if data and is_here:
         say("looking at the labels of the validation split")
         doubts = labels.doubted(run, data, recipe.final_eval)
@@ -52,8 +52,8 @@ def of_dataset(
 ) -> list[Finding]:
     """What a short training shows; what is left of it when all has been fixed that can be, where that is asked for."""
 
-    def examine(recipe: Recipe) -> trial.Evidence:
-        return trial.examine(recipe, data, ranks=ranks, on_cpu=on_cpu, watch_s=watch_s, say=say)
+    def examine(recipe: Recipe) -> examination.Evidence:
+        return examination.examine(recipe, data, ranks=ranks, on_cpu=on_cpu, watch_s=watch_s, say=say)
 
     seen = examine(recipe)
     first = speed(seen)
