@@ -279,7 +279,7 @@ def _checkpoint(this: Job, part_s: float) -> Iterator[Part]:
 
     def save() -> None:
         sizes.append(snapshots.take(alone, state, is_best=False).write().num_bytes)
-        state.step += 1
+        state.step = min(state.step + 1, state.plan.num_steps)  # a short recipe has fewer than there are repeats
 
     times = repeated(save, part_s)
     yield part("checkpoint", times, sizes[-1], "B")
