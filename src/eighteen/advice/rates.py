@@ -14,7 +14,7 @@ from eighteen.advice.parts import Part, Parts
 
 # How much less and more than expected it may be, as shares of that, by where a figure comes from; beside the parts' own
 # spread, ``Line.spread``.
-MEASURED = 0.10, 0.10  # on the machine itself: benchmarks/planning.py
+MEASURED = 0.10, 0.10  # on the machine itself: what benchmarks/planning.py asks for
 ELSEWHERE = 0.25, 0.25  # on a machine with the same GPUs and other processors
 PUBLISHED = 0.50, 1.00  # nowhere: published runs took 0.9 to 2.1 times as long (benchmarks/published_runs.py)
 BETWEEN = 0.10  # more for a size that was not measured, but lies between some
