@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -500,11 +501,12 @@ def bench_machine(
     set_: Changes = (),
     runs_dir: Path = Path(),
     part_seconds: float = 2.0,
+    trials: bool = True,
     json: Path | None = None,
 ) -> None:
-    """Measure each part of a training alone, and the machine: about a minute.
+    """Measure each part of a training alone, whole runs of a few steps, and the machine: two minutes or three.
 
-    Under torchrun, on several machines too, it also measures the all-reduce between all its ranks.
+    Under torchrun, on several machines too, it also measures the all-reduce between all its ranks, but no whole runs.
 
     Args:
         data: A packed dataset, whose train split is read; drawn pictures if left out.
@@ -514,6 +516,7 @@ def bench_machine(
         set_: Change the recipe: a.b=value. May be repeated.
         runs_dir: Where checkpoints would lie.
         part_seconds: How long a part is repeated.
+        trials: Also run a few steps as train does, on 1, 2, 4 ... ranks: eighteen plan goes by them.
         json: A file to write the figures to.
     """
     from tempfile import TemporaryDirectory
@@ -529,14 +532,16 @@ def bench_machine(
         raise UsageError("--part-seconds", got=got, need=need, hint="eighteen bench --part-seconds 2")
     with TemporaryDirectory() as folder:
         dataset = datasets.open(data or pack_sheets(Path(folder)))
-        from eighteen.advice.measure import measure
+        from eighteen.advice.measure import measure, ranks_here
         from eighteen.results import packing, parts
         from eighteen.training.resolve import resolve
 
         resolved = resolve(recipe, dataset, say=_to_stderr, model=model, batch=batch, changes=set_)
         with packing.progress(_console(stderr=True), "measuring") as on_progress:
             world = from_environment()
-            found = measure(resolved, dataset, world, runs_dir=runs_dir, part_s=part_seconds, on_progress=on_progress)
+            counts = ranks_here() if trials and world.size == 1 else ()
+            how = {"runs_dir": runs_dir, "part_s": part_seconds, "trials": counts, "on_progress": on_progress}
+            found = measure(resolved, dataset, world, **how)
     if world.is_first:
         _console().print(parts.show(found))
         if json is not None:
@@ -663,6 +668,118 @@ def bench_train(
     if json is not None:
         training.write(found, json)
         print(f"wrote {json}")
+
+
+@app.command
+def plan(
+    data: Path | None = None,
+    *,
+    samples: float | None = None,
+    side: int | None = None,
+    recipe: str = "auto",
+    epochs: float | None = None,
+    batch: int | None = None,
+    set_: Changes = (),
+    measured: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    prices: Path | None = None,
+    machines: str = "1,2,4",
+    target: str | None = None,
+    time: str | None = None,
+    cost: str | None = None,
+    runs_dir: Path = Path(),
+    json: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Say what a training would take, here and on machines that can be rented: time, money, energy, disk, memory.
+
+    It measures this machine first, unless that was done before or --measured says what it found.
+
+    Args:
+        data: A packed dataset.
+        samples: Instead of a dataset: so many pictures, on paper, e.g. 1e9.
+        side: Of the pictures on paper, the short one, in pixels; as ImageNet's if left out.
+        recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machine.
+        epochs: Stretch the recipe to this many.
+        batch: The global batch of the first phase; the others follow.
+        set_: Change the recipe: a.b=value. May be repeated.
+        measured: What eighteen bench --json wrote, of this machine or others. May be several.
+        prices: A CSV table of offers, instead of the one that comes with the program.
+        machines: How many of an offer to plan with, e.g. 1,2,4.
+        target: Plan with the cheapest recipe that claims this, e.g. top1=0.76.
+        time: Show only what is expected to end in this time, e.g. 20m.
+        cost: Show only what is expected to cost no more, e.g. '$10'.
+        runs_dir: Where this machine is measured.
+        json: A file to write all plans to.
+        plot: An SVG to draw them into.
+    """
+    from tempfile import TemporaryDirectory
+
+    from eighteen.base import budget as budgets
+    from eighteen.data import dataset as datasets
+    from eighteen.data.plan import TINY_SIDE
+    from eighteen.demo.sheets import pack_sheets
+
+    if (data is None) == (samples is None):
+        got = "neither a dataset nor --samples" if data is None else "both a dataset and --samples"
+        need, hint = "one of them", "eighteen plan --samples 1.28e6 --recipe fast"
+        raise UsageError("plan", got=got, need=need, hint=hint)
+    for flag, value in {"samples": samples, "side": side}.items():
+        if value is not None and not 8 <= value <= 1e12:
+            need, hint = "8 or more", f"eighteen plan --{flag} {'1e6' if flag == 'samples' else '375'}"
+            raise UsageError(f"--{flag}", got=f"{value:g}", need=need, hint=hint)
+    for flag, path, suffix in (("json", json, ".json"), ("plot", plot, ".svg")):
+        if path is not None and (path.suffix.lower() != suffix or not path.parent.is_dir()):
+            need = f"a {suffix} file in a folder that exists"
+            raise UsageError(f"--{flag}", got=repr(str(path)), need=need, hint=f"--{flag} plans{suffix}")
+    if recipe != "auto" and target is not None:
+        raise UsageError("plan", got="--recipe and --target", need="one of them", hint="leave out --recipe")
+    counts = _numbers("--machines", machines)
+    if not counts or min(counts) < 1:
+        raise UsageError("--machines", got=repr(machines), need="numbers from 1 on", hint="--machines 1,2,4")
+    limits = {
+        "seconds": None if time is None else budgets.seconds(time),
+        "usd": None if cost is None else budgets.dollars(cost),
+    }
+    with TemporaryDirectory() as folder:
+        from eighteen.advice import planning
+        from eighteen.advice.rankings import fastest_first, within
+        from eighteen.results import packing, plans
+
+        if data is not None:
+            dataset = datasets.open(data)
+        elif (side or planning.SIDE) <= TINY_SIDE:
+            dataset = planning.noise(Path(folder), side or planning.SIDE)
+        else:
+            dataset = datasets.open(pack_sheets(Path(folder)))
+        with packing.progress(_console(stderr=True), "measuring") as on_progress:
+            made = planning.make(
+                dataset,
+                samples=samples,
+                side=side,
+                recipe=recipe,
+                epochs=epochs,
+                batch=batch,
+                changes=set_,
+                files=measured,
+                prices=prices,
+                counts=counts,
+                target=target,
+                today=date.today(),
+                runs_dir=runs_dir,
+                say=_to_stderr,
+                on_progress=on_progress,
+            )
+    kept = within(made.plans, **limits)
+    if not kept and made.plans:
+        nearest = fastest_first(made.plans)[0]
+        _warn(f"none of {len(made.plans)} plans keeps to that; the fastest is {plans.told(nearest)}")
+    _console().print(plans.show(made.task, kept, made.refused, made.remarks))
+    facts = (made.task, kept, made.refused, made.remarks)
+    for path, written in ((json, plans.write), (plot, plans.draw)):
+        if path is not None:
+            with unwritable_is_said(path, hint=f"ls -ld {path.parent}"):
+                written(path, *facts)
+            print(f"wrote {path}")
 
 
 def _to_stderr(line: str) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eighteen.base.order import Cursor, Order, random_bits, uniform
+from eighteen.base.order import MOST_SORTED, Cursor, Order, _scattered, random_bits, uniform
 
 
 def test_every_epoch_has_each_sample_once():
@@ -32,6 +32,27 @@ def test_order_is_what_it_was_when_it_was_defined():
     """A promise to every run that will be resumed: these numbers may never change."""
     assert Order(1, 10).at(0, 12)[0].tolist() == [4, 8, 1, 2, 0, 7, 3, 9, 6, 5, 5, 1]
     assert random_bits(18, 0, 7, 3).tolist() == [7317486196410804320]
+
+
+def test_order_of_more_samples_than_are_sorted_is_what_it_was_when_it_was_defined():
+    assert Order(1, 10**9).at(10**9 - 2, 4)[0].tolist() == [728770297, 769770884, 244733706, 619808576]
+
+
+@pytest.mark.parametrize("length", [2, 3, 17, 1000, 1024, 1025])
+def test_places_that_are_computed_are_a_permutation(length):
+    assert sorted(_scattered(5, 2, length, np.arange(length))) == list(range(length))
+
+
+def test_order_of_more_samples_than_are_sorted_has_each_once_in_no_visible_order():
+    num_samples = MOST_SORTED + 1
+    samples, visits = Order(3, num_samples).at(0, num_samples)
+    assert (np.bincount(samples, minlength=num_samples) == 1).all()
+    assert not visits.any()
+    shares = samples / num_samples
+    assert abs(np.corrcoef(np.arange(num_samples), samples)[0, 1]) < 0.003
+    assert abs(np.corrcoef(samples[1:], samples[:-1])[0, 1]) < 0.003
+    assert np.abs(np.histogram(shares[: num_samples // 8], bins=64)[0] / (num_samples / 512) - 1).max() < 0.05
+    assert (samples[:1000] != Order(3, num_samples).at(num_samples, 1000)[0]).mean() > 0.99
 
 
 def test_balanced_order_shows_each_class_equally_and_repeats_no_sample_within_a_visit():

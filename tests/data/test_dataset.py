@@ -174,3 +174,17 @@ def test_a_shard_that_is_cut_while_it_is_open(copy: Path) -> None:
         file.truncate(2000)
     with pytest.raises(DataError, match="the shard ends too early"):
         rendition.read(11)
+
+
+def test_an_index_too_long_to_be_looked_at_whole_is_looked_at_where_it_is_used(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "MOST_CHECKED", 50)
+    path = copy / "train" / "full.index.npy"
+    index = np.load(path)
+    index["label"][7] = 3
+    np.save(path, index)
+    full = dataset.open(copy).splits["train"].renditions["full"]
+    full.require_sound(np.array([5, 6, 8]))
+    with pytest.raises(DataError, match=r"labels from \d to 3 for 3 classes"):
+        full.require_sound(np.array([5, 7]))

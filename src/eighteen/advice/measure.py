@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,12 +24,14 @@ from eighteen.advice.ceilings import synchronize
 from eighteen.advice.feeding import Pass, Setting, Task, thread_counts
 from eighteen.advice.parts import Part, Parts, part
 from eighteen.advice.passes import make_pass, some
+from eighteen.advice.trial import trial
 from eighteen.base import machine, rundir
 from eighteen.base.errors import MachineError
 from eighteen.base.hardware import num_cpus
 from eighteen.base.recipe import Phase, Recipe
 from eighteen.base.world import World
 from eighteen.data.dataset import Dataset, Rendition
+from eighteen.data.kept import in_host_memory, size_for
 from eighteen.data.loader import choose_rendition
 from eighteen.training import dist
 from eighteen.training import snapshot as snapshots
@@ -41,7 +44,7 @@ MOST_BLOCKS, MOST_SAMPLES = 64, 256
 LEAST, MOST = 3, 20  # repeats
 PART_S = 2.0  # after which a part is not repeated any more, once it was often enough
 DECODED = 256  # pictures of a pass
-MOST_RANKS = 8  # that are started to see what an all-reduce takes
+MOST_RANKS = 8  # processes that are started to see what several take
 
 Progress = Callable[[int, int, int], object]
 
@@ -53,12 +56,14 @@ def measure(
     *,
     runs_dir: Path = Path(),
     part_s: float = PART_S,
+    trials: Sequence[int] = (),
     on_progress: Progress = lambda *_: None,
 ) -> Parts:
     """All parts of training this recipe on this dataset's train split.
 
     world: of ranks that somebody has started, which all call this; alone, all-reduce is measured between new processes
     runs_dir: where checkpoints are written      part_s: how long a part is repeated, once it was often enough
+    trials: also whole runs of a few steps, on so many ranks each
     """
     parts: list[Part] = []
     unmeasured: dict[str, str] = {}
@@ -81,6 +86,8 @@ def measure(
             ("checkpoint", lambda: _checkpoint(this, part_s)),
             ("all-reduce", lambda: _all_reduce(this, gradient_bytes)),
         ]
+        on_cpu = this.device.type == "cpu"
+        work += [("run", partial(trial, recipe, data, ranks=ranks, on_cpu=on_cpu, runs_dir=folder)) for ranks in trials]
         for done, (kind, parts_of) in enumerate(work):
             on_progress(done, len(work), 0)
             try:
@@ -100,6 +107,11 @@ def measure(
             parts,
             unmeasured,
         )
+
+
+def ranks_here() -> list[int]:
+    """1, 2, 4 ... and all GPUs of this machine, or processes where there is none."""
+    return thread_counts(torch.cuda.device_count() or min(num_cpus(), MOST_RANKS))
 
 
 def repeated(work: Callable[[], object], part_s: float, device: torch.device | None = None) -> list[float]:
@@ -171,22 +183,29 @@ def _is_cold(file: int, at: int) -> bool:
 
 
 def _decode(data: Dataset, rows: dict[int, Phase], rendition: str, channels: int, part_s: float) -> Iterator[Part]:
-    """Passes of the loader, at each phase's size, with one thread, two, four ... all."""
+    """Passes of the loader, at each phase's size, with one thread, two, four ... all; with one also over pixels that
+    are kept in memory.
+    """
     split = some(data.splits["train"], DECODED)
     for size, row in rows.items():
         share, is_square = (row.min_scale + row.max_scale) / 2, row.min_scale == 1.0
         read = choose_rendition(split, row.rendition or rendition, size=size, share=share, square=is_square)
-        for threads in thread_counts(num_cpus()):
-            setting = Setting(Task(f"crop {size}", size, True), read.name, threads)
-            batch = min(DECODED, row.batch)
-            passes = _passes(lambda now=setting, of=batch: make_pass(split, now, batch=of, channels=channels), part_s)
+        task, whole = Task(f"crop {size}", size, True), split
+        settings = [Setting(task, read.name, threads) for threads in thread_counts(num_cpus())]
+        if read.kind == "jpeg":
+            kept = in_host_memory(read, size_for(read, side=size, share=share, channels=channels))
+            whole = replace(split, renditions={**split.renditions, "kept": kept})
+            settings.append(Setting(task, "kept", 1))
+        one_pass = partial(make_pass, whole, batch=min(DECODED, row.batch), channels=channels)
+        for setting in settings:
+            passes = _passes(partial(one_pass, setting), part_s)
             yield part(
                 "decode",
                 [one.wall_s for one in passes],
                 passes[0].num_pictures,
                 "pictures",
                 size=size,
-                threads=threads,
+                threads=setting.num_threads,
                 rendition=setting.rendition,
                 cpu_s=sum(one.cpu_s for one in passes) / len(passes) / passes[0].num_pictures,
             )
@@ -260,7 +279,7 @@ def _checkpoint(this: Job, part_s: float) -> Iterator[Part]:
 
     def save() -> None:
         sizes.append(snapshots.take(alone, state, is_best=False).write().num_bytes)
-        state.step += 1
+        state.step = min(state.step + 1, state.plan.num_steps)  # a short recipe has fewer than there are repeats
 
     times = repeated(save, part_s)
     yield part("checkpoint", times, sizes[-1], "B")
@@ -270,16 +289,12 @@ def _all_reduce(this: Job, gradient_bytes: int) -> Iterator[Part]:
     if this.world.size > 1:
         counts = {this.world.size: wires.between(this.world, this.device, gradient_bytes)}
     else:
-        most = torch.cuda.device_count() if this.device.type == "cuda" else min(num_cpus(), MOST_RANKS)
-        if most < 2:
+        _, *several = ranks_here()
+        if not several:
             raise MachineError("reduce", got="one processor: no second rank to reduce with", need="two", hint="")
         on_cpu = this.device.type == "cpu"
-        counts = {ranks: wires.here(ranks, gradient_bytes, on_cpu=on_cpu) for ranks in _doubling(most)}
+        counts = {ranks: wires.here(ranks, gradient_bytes, on_cpu=on_cpu) for ranks in several}
     for ranks, found in counts.items():
         for num_bytes, times in found.items():
             where = "machines" if this.world.size > this.world.local_size else "here"
             yield part("all-reduce", times, num_bytes, "B", ranks=ranks, where=where)
-
-
-def _doubling(most: int) -> list[int]:
-    return [ranks for ranks in thread_counts(most) if ranks > 1]

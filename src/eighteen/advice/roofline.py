@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eighteen.advice.ceilings import Ceilings
+from eighteen.advice.rates import Work
 
 # How often a norm's kernels pass over its output in memory. Forward: read for the statistics; read, written normalised.
 # Backward: gradient and input read for two sums; both read again, the input's gradient written.
@@ -58,6 +59,12 @@ def roofline(kernels: Sequence[Kernel], ceilings: Ceilings) -> Roofline:
     seconds = sum(max(k.flops / ceilings.flops_per_s, k.num_bytes / ceilings.bytes_per_s) for k in kernels)
     flops, num_bytes = (math.fsum(getattr(kernel, name) for kernel in kernels) for name in ("flops", "num_bytes"))
     return Roofline(flops, num_bytes, 1 / seconds if seconds else math.inf)
+
+
+def work(model: nn.Module, *, in_chans: int, size: int, element_bytes: int) -> Work:
+    """What one picture takes in training; see ``kernels``."""
+    found = kernels(model, in_chans=in_chans, size=size, element_bytes=element_bytes)
+    return Work(math.fsum(one.flops for one in found), math.fsum(one.num_bytes for one in found))
 
 
 def kernels(model: nn.Module, *, in_chans: int, size: int, element_bytes: int) -> list[Kernel]:

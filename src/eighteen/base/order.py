@@ -19,6 +19,11 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ORDER = 0x0DE4  # keys the order apart from all random choices about a sample: they must not follow from its place
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
+# Samples of an epoch that are sorted, which takes 40 bytes each while it lasts and 8 as long as the epoch. Of more,
+# each place is computed by itself, in no memory. Another number would be another order, also for runs that go on.
+MOST_SORTED = 2**22
+ROUNDS = 6  # of the Feistel network; four make a permutation look random (Luby, Rackoff 1988)
+
 
 def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * _MIX1
@@ -50,6 +55,25 @@ def _permutation(seed: int, epoch: int, length: int, salt: int = 0) -> NDArray[n
     numbers, width = np.arange(length, dtype=np.uint64), np.uint64(length.bit_length())
     bits = random_bits(_ORDER, seed, epoch, salt, numbers)
     return (np.sort(bits >> width << width | numbers) & ((np.uint64(1) << width) - np.uint64(1))).astype(np.int64)
+
+
+def _scattered(seed: int, epoch: int, length: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers at these positions of a permutation of 0..length-1 that is nowhere written down.
+
+    A Feistel network permutes the next power of two; what lands beyond ``length`` is sent through again until it does
+    not (Black, Rogaway 2002, "Ciphers with arbitrary finite domains").
+    """
+    low, places = (length - 1).bit_length() // 2, positions.astype(np.uint64)
+    widths = np.uint64(low), np.uint64((length - 1).bit_length() - low)
+    astray = np.arange(len(places))
+    while len(astray):
+        right, left = places[astray] & ((np.uint64(1) << widths[0]) - np.uint64(1)), places[astray] >> widths[0]
+        for turn in range(0, ROUNDS, 2):
+            left = left ^ (random_bits(_ORDER, seed, epoch, turn, right) >> (np.uint64(64) - widths[1]))
+            right = right ^ (random_bits(_ORDER, seed, epoch, turn + 1, left) >> (np.uint64(64) - widths[0]))
+        places[astray] = left << widths[0] | right
+        astray = astray[places[astray] >= np.uint64(length)]
+    return places.astype(np.int64)
 
 
 _epoch_permutation = lru_cache(maxsize=2)(_permutation)  # two epochs may meet in one batch
@@ -96,7 +120,10 @@ class Order:
         samples = np.empty(count, np.int64)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            samples[here] = _epoch_permutation(self.seed, epoch, self.num_samples)[positions[here]]
+            if self.num_samples > MOST_SORTED:
+                samples[here] = _scattered(self.seed, epoch, self.num_samples, positions[here])
+            else:
+                samples[here] = _epoch_permutation(self.seed, epoch, self.num_samples)[positions[here]]
         return samples, epochs
 
     def _balanced(self, stream: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -15,9 +15,9 @@ import re
 import stat
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError, MachineError
-from eighteen.data.index import INDEX_DTYPE, MAX_BYTES, MAX_PIXELS, open_index
+from eighteen.data.index import INDEX_DTYPE, MAX_BYTES, MAX_PIXELS, MOST_CHECKED, open_index
 from eighteen.data.listing import SPLITS, some
 from eighteen.data.npy import open_mapped
 from eighteen.data.rows import Rows, open_rows
@@ -55,6 +55,7 @@ class Rendition:
     rows: Rows | None = None  # of its JPEGs, where they are known
     in_memory: bool = False  # its pixels are nobody else's: never read from a file, never verified
     name: str = "full"
+    unchecked: Callable[[NDArray[np.void]], str | None] | None = None  # what is wrong with rows of an index so long
     _files: dict[int, int] = field(init=False, repr=False, default_factory=dict)
     _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -90,6 +91,16 @@ class Rendition:
         if self.in_memory:
             return self.pixels[sample]
         return np.frombuffer(self.read(sample), np.uint8).reshape(self.pixels.shape[1:])
+
+    def require_sound(self, samples: NDArray[np.int64]) -> None:
+        """DataError if rows of the index that are about to be used are wrong and nobody has looked at them before."""
+        if self.unchecked is None:
+            return
+        problem = self.unchecked(self.index[samples])
+        if self.rows and self.rows.are_beyond(self.rows.places[samples]):
+            problem = "rows of blocks beyond the last one"
+        if problem:
+            raise _wrong_file(self.root, f"{self.name} index", problem)
 
     @cached_property
     def faulty(self) -> frozenset[int]:
@@ -163,7 +174,7 @@ class Origins:
 class Split:
     name: str
     num_samples: int
-    labels: NDArray[np.int64]  # [N]
+    labels: NDArray[np.int64]  # [N], in the index
     renditions: Mapping[str, Rendition]  # "full", and the short sides ("352", "160" ...), in the same order of samples
     source: Origins = field(repr=False)  # source(sample) -> where the picture came from
 
@@ -334,8 +345,7 @@ def _open_split(root: Path, name: str, facts: Mapping[str, Any], num_classes: in
         key: _open_rendition(root, key, one, origins, num_samples=facts["samples"], num_classes=num_classes)
         for key, one in facts["renditions"].items()
     }
-    labels = np.ascontiguousarray(renditions["full"].index["label"])
-    return Split(name, facts["samples"], labels, renditions, origins)
+    return Split(name, facts["samples"], renditions["full"].index["label"], renditions, origins)
 
 
 def _open_rendition(
@@ -345,16 +355,20 @@ def _open_rendition(
     index = open_index(root / name)
     if len(index) != num_samples:
         raise _wrong_file(root, name, f"an index of {len(index):,} samples, not {num_samples:,}")
-    if sha256_of(root / name) != facts["index"]["sha256"]:  # 40 bytes a sample: 0.1 s for a million
+    unchecked = None
+    if num_samples > MOST_CHECKED:
+        unchecked = partial(index_problem, shards=shards, num_classes=num_classes)
+    elif sha256_of(root / name) != facts["index"]["sha256"]:  # 40 bytes a sample: 0.1 s for a million
         raise _wrong_file(root, name, "an index that does not match the one that was written")
-    if problem := index_problem(index, shards, num_classes):
+    elif problem := index_problem(index, shards, num_classes):
         raise _wrong_file(root, name, problem)
     pixels = _open_pixels(root, shards[0].name, index) if facts["kind"] == "raw" else None
     rows = None
     if all(key in facts for key in ROWS):
         rows = open_rows(*(root / facts[key]["file"] for key in ROWS), num_samples=num_samples)
     names = tuple(stored.name for stored in shards)
-    return Rendition(facts["kind"], index, root, names, pixels, origins, facts.get("clean", False), rows, name=key)
+    clean = facts.get("clean", False)
+    return Rendition(facts["kind"], index, root, names, pixels, origins, clean, rows, name=key, unchecked=unchecked)
 
 
 def _open_pixels(root: Path, name: str, index: NDArray[np.void]) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from eighteen.base.errors import MachineError
 from eighteen.data.dataset import Rendition
+from eighteen.data.index import some_rows
 
 SHARES: dict[Literal["host", "device"], float] = {"host": 0.5, "device": 0.4}  # of free memory: others need some too
 MULTIPLE = 32  # of a side, in pixels
@@ -194,6 +195,12 @@ def keep(
     before: what the phase before has kept: it is used again where it is the same
     """
     num_samples = len(rendition.index)
+    if setting == "auto":  # where some already show that they cannot fit, nobody has to look at all
+        least = size_for(
+            replace(rendition, index=some_rows(rendition.index)), side=side, share=share, channels=channels
+        )
+        if place_for(setting, least.bytes_for(num_samples), free, visits=visits) is None:
+            return None
     size = size_for(rendition, side=side, share=share, channels=channels)
     place = place_for(setting, size.bytes_for(num_samples), free, visits=visits)
     if place is None:

@@ -27,6 +27,7 @@ from eighteen.base.schedule import Schedule, Step
 from eighteen.base.world import World
 from eighteen.data.crops import eval_boxes, moved, rectangle, train_boxes, train_flips
 from eighteen.data.dataset import Rendition, Split
+from eighteen.data.index import some_rows
 from eighteen.data.kept import Kept, Memory, Setting, keep, place_for, size_for
 from eighteen.data.maker import Batch, BatchMaker, Cut, Sending
 from eighteen.data.prefetch import Ahead
@@ -246,6 +247,7 @@ class TrainLoader:
         stream = self._order.at(first.first, first.batch * len(steps))
         samples, visits = (one.reshape(len(steps), -1)[:, mine.start : mine.stop] for one in stream)
         augment, who = self._augment, {"seed": self._order.seed, "visits": visits.ravel(), "samples": samples.ravel()}
+        rendition.require_sound(who["samples"])
         boxes = train_boxes(
             rendition.index["width"][who["samples"]],
             rendition.index["height"][who["samples"]],
@@ -384,8 +386,8 @@ def _mean_crop_side(rendition: Rendition, share: float, square: bool) -> float:
 
 
 def _some_sides(rendition: Rendition) -> NDArray[np.float64]:
-    """Widths and heights of some 10,000 pictures, evenly spread: enough for a mean, and a million take a while."""
-    rows = rendition.index[:: max(1, len(rendition.index) // 10_000)]
+    """Widths and heights of some pictures, evenly spread: enough for a mean, and a million take a while."""
+    rows = some_rows(rendition.index)
     return np.stack([rows["width"], rows["height"]]).astype(np.float64)
 
 
@@ -409,9 +411,10 @@ def _only(batch: Batch, rows: torch.Tensor) -> Batch:
 def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] | None) -> list[list[Cut]]:
     """The central crops of each batch, and behind them those for the ``ways`` they are moved."""
     widths, heights = np.asarray(rendition.index["width"]), np.asarray(rendition.index["height"])
-    ratios = widths / heights if settings.rect else np.ones(len(widths))
     wanted = np.arange(len(widths)) if wanted is None else wanted
-    by_ratio = wanted[np.argsort(ratios[wanted], kind="stable")]
+    rendition.require_sound(wanted)
+    ratios = widths[wanted] / heights[wanted] if settings.rect else np.ones(len(wanted))
+    by_ratio = wanted[np.argsort(ratios, kind="stable")]
     cuts = []
     for first in range(0, len(by_ratio), settings.batch):
         samples = by_ratio[first : first + settings.batch]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from eighteen.advice.parts import Part, Parts, bus_bytes_per_s
+from eighteen.advice.parts import Part, Parts, bus_bytes_per_s, figures
 from eighteen.base.files import write_json
-from eighteen.base.hardware import environment
 from eighteen.base.machine import Gpu, Machine
 from eighteen.results.feeding import table
 from eighteen.results.lines import MISSING, memory, percent
@@ -62,11 +59,6 @@ def seconds(value: float) -> str:
     raise AssertionError
 
 
-def figures(found: Parts) -> dict[str, Any]:
-    """All of them as JSON has it."""
-    return {"v": 1, "environment": environment(), **asdict(found)}
-
-
 def write(found: Parts, path: Path) -> None:
     write_json(path, figures(found))
 
@@ -75,8 +67,7 @@ def _about(row: Part) -> str:
     about = dict(row.about)
     words = [f"{about.pop('size')} px"] if "size" in about else []
     words += [f"{about.pop(name)} {name}" for name in ("threads", "ranks") if name in about]
-    about.pop("cpu_s", None)
-    words += [str(value) for value in about.values()]
+    words += [str(value) for value in about.values() if isinstance(value, str)]
     if row.kind == "all-reduce":
         words.append(memory(row.amount))
     return ", ".join(words)

@@ -9,6 +9,7 @@ import numpy as np
 
 from eighteen.base.recipe import Recipe
 from eighteen.data.dataset import Dataset
+from eighteen.data.index import MOST_CHECKED, some_rows
 
 MIN_STEPS = 600  # fewer leave even a small net half-trained
 LEAST_STEPS, LEAST_BATCH = 8, 16  # of an epoch; and what batch norm needs
@@ -36,8 +37,9 @@ def facts(data: Dataset, *, has_init: bool) -> Facts:
     import torch
 
     full = data.splits["train"].renditions["full"]
-    sides = np.minimum(full.index["width"], full.index["height"])
-    return Facts(len(sides), int(np.median(sides)), full.kind == "raw", torch.cuda.is_available(), has_init)
+    rows = full.index if len(full.index) <= MOST_CHECKED else some_rows(full.index)
+    sides = np.minimum(rows["width"], rows["height"])
+    return Facts(len(full.index), int(np.median(sides)), full.kind == "raw", torch.cuda.is_available(), has_init)
 
 
 def choose(facts: Facts) -> Choice:
