@@ -31,7 +31,7 @@ import eighteen
 from eighteen.advice import evidence
 from eighteen.base import events
 
-WATCH_S = 16.0
+WATCH_S = 12.0
 START_S = 90.0
 CGROUP = Path("/sys/fs/cgroup/cpu/eighteen-diagnosis")
 EIGHTEEN = [sys.executable, "-m", "eighteen"]
@@ -190,9 +190,11 @@ def quota(cpus: float) -> Iterator[list[str]]:
 
 
 def waited(what: Any, process: subprocess.Popen[bytes], limit_s: float = START_S) -> Any:
-    """What ``what`` returns, once that is something; an error if the process ends first, or time does."""
+    """What ``what`` returns, once that is something; an error if the process fails first, or time is up."""
     ends = time.monotonic() + limit_s
     while not (found := what()):
+        if process.poll() == 0:
+            return None  # it has come to its end
         if process.poll() is not None or time.monotonic() > ends:
             raise SystemExit(f"no training: exit code {process.returncode}, see train.log")
         time.sleep(0.1)
@@ -228,9 +230,8 @@ def pack(folder: Path) -> None:
 
 KINDS_OF_PICTURES = {  # sides in pixels, how many, share of the validation split
     "middle": ((160, 128), 12_000, 0.02),
-    "large": ((500, 375), 8_000, 0.02),
+    "dense": ((192, 144), 12_000, 0.02),
     "huge": ((2000, 1500), 600, 0.1),
-    "some-large": ((500, 375), 600, 0.1),
     "many-val": ((160, 128), 1_500, 0.4),
 }
 RAW = {"train": 8000, "val": 500}
@@ -239,13 +240,15 @@ RAW = {"train": 8000, "val": 500}
 def draw(folder: Path, sides: tuple[int, int], count: int) -> Path:
     """JPEGs of smooth noise with grain, which take about as many bytes as photographs do."""
     rng, (width, height) = np.random.default_rng(18), sides
-    grain = rng.normal(0, 6, (height // 2, width // 2, 1)).astype(np.float32).repeat(2, 0).repeat(2, 1)
+    is_dense = folder.name == "dense"  # as many bytes as there are pixels, so that decoding is the narrowest
+    grain = rng.normal(0, 25 if is_dense else 6, (height // 2, width // 2, 1)).astype(np.float32)
+    grain = grain.repeat(2, 0).repeat(2, 1)
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(sides, Image.Resampling.BICUBIC)
         pixels = np.asarray(coarse)[: len(grain), : grain.shape[1]] + np.roll(grain, number, (0, 1))
         path = folder / f"class{number % 5}" / f"{number:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=92)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=100 if is_dense else 92)
     return folder
 
 

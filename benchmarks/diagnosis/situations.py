@@ -64,6 +64,7 @@ def _options(
         "phases": f"[{{epochs={epochs}, size={size}, batch={batch}, min_scale=0.35}}]",
         "optim.lr": f"[[0, 0.01], [{epochs}, 0.01]]",
         "optim.ema": 0,
+        "augment": "{brightness=0.0, contrast=0.0}",
         "optim.batch": batch,
         "eval": f"{{size={size}, every=1000}}",
         "model.args.widths": list(widths),
@@ -88,15 +89,15 @@ NETS = ((32, 64, 128), (24, 48, 96), (32, 64))
 
 
 def few_threads(draw: random.Random) -> Situation:
-    size, widths = draw.choice((192, 208, 224)), draw.choice(THIN_NETS)
+    size, widths = draw.choice((96, 104, 112)), draw.choice(THIN_NETS)
     options = _options(draw, batch=64, size=size, widths=widths, epochs=1, data__threads=1)
-    return Situation("few-threads", "large", frozenset({"few-threads"}), _dots(options), cure=_set(data__threads=2))
+    return Situation("few-threads", "dense", frozenset({"few-threads"}), _dots(options), cure=_set(data__threads=2))
 
 
 def many_threads(draw: random.Random) -> Situation:
-    size, count = draw.choice((192, 208, 224)), draw.choice((12, 16, 24, 32))
+    size, count = draw.choice((96, 104, 112)), draw.choice((12, 16, 24, 32))
     options = _options(draw, batch=64, size=size, widths=draw.choice(THIN_NETS), epochs=1, data__threads=count)
-    return Situation("many-threads", "large", frozenset({"many-threads"}), _dots(options), cure=_set(data__threads=2))
+    return Situation("many-threads", "dense", frozenset({"many-threads"}), _dots(options), cure=_set(data__threads=2))
 
 
 def slow_disk(draw: random.Random) -> Situation:
@@ -143,10 +144,10 @@ def evaluations(draw: random.Random) -> Situation:
 
 
 def not_kept(draw: random.Random) -> Situation:
-    size = draw.choice((192, 208, 224))
+    size = draw.choice((96, 104, 112))
     options = _options(draw, batch=64, size=size, widths=draw.choice(THIN_NETS), data__keep="never")
     right = frozenset({"not-kept"})
-    return Situation("not-kept", "some-large", right, _dots(options), cure=_set(data__keep="auto"))
+    return Situation("not-kept", "dense", right, _dots(options), cure=_set(data__keep="auto"))
 
 
 def slow_rank(draw: random.Random) -> Situation:

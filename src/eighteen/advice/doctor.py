@@ -85,7 +85,7 @@ def feeding(seen: Evidence) -> Iterator[Finding]:
 def keeping(seen: Evidence) -> Iterator[Finding]:
     """The same pictures are decoded in every epoch, though all would fit into memory."""
     now, pictures = seen.window, seen.pictures
-    if not (now and pictures and pictures.fits) or now.is_kept or pictures.side == 0:
+    if not (now and pictures and pictures.fits) or now.is_kept or pictures.side == 0 or _too_many(seen):
         return
     if seen.recipe.get("data.keep") != "never" or seen.recipe.get("phases.0.epochs", 1) < 2:
         return
@@ -106,7 +106,7 @@ def keeping(seen: Evidence) -> Iterator[Finding]:
 def large_pictures(seen: Evidence) -> Iterator[Finding]:
     """Far more pixels are decoded than the size needs: a rendition has them already made smaller."""
     now, pictures = seen.window, seen.pictures
-    if not (now and pictures) or now.is_kept or not _is_oversized(seen):
+    if not (now and pictures) or now.is_kept or not _is_oversized(seen) or _too_many(seen):
         return
     small = seen.trials.small_work_s
     work = now.work_s * (pictures.needed / pictures.side) ** 2 if small is None else small
@@ -126,7 +126,7 @@ def large_pictures(seen: Evidence) -> Iterator[Finding]:
 def many_threads(seen: Evidence) -> Iterator[Finding]:
     """Threads beyond the processors take turns, and memory."""
     setup, now = seen.setup, seen.window
-    if not now or now.is_kept or now.threads <= 2 * max(1.0, setup.rank_cpus):
+    if not now or now.is_kept or not _too_many(seen):
         return
     if now.read_s > SLOW_READS * (now.read_s + now.work_s):
         return  # they wait for the disk most of the time
@@ -422,6 +422,11 @@ def _slow_disk(seen: Evidence, now: Window, evidence: str) -> Finding:
         fix,
         is_safe=True,
     )
+
+
+def _too_many(seen: Evidence) -> bool:
+    """Whether threads wait for processors: what each takes for a picture then says little."""
+    return seen.window is not None and seen.window.threads > 2 * max(1.0, seen.setup.rank_cpus)
 
 
 def _is_oversized(seen: Evidence) -> bool:
