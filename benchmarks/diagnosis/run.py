@@ -83,22 +83,23 @@ def judged(situation: Situation, folder: Path, shim: Path) -> dict[str, Any]:
     """What the doctor says of it, and what it costs."""
     run, images_per_s = trained(situation, folder, shim)
     out = folder / "findings.json"
-    said = subprocess.run([*EIGHTEEN, "doctor", str(run), "--json", str(out)], capture_output=True, text=True)
+    words = [*EIGHTEEN, "doctor", str(run), "--json", str(out)]
+    env = {**os.environ, "PYTHONPATH": f"{Path(eighteen.__file__).parents[1]}:{HERE}"}
+    said = subprocess.run(words, env=env, capture_output=True, text=True)
     if said.returncode:
         raise SystemExit(said.stderr)
     found = json.loads(out.read_text())["findings"]
-    speed = [one for one in found if one["gain"]]
-    first = speed[0]["code"] if speed else None
+    first = found[0]["code"] if found else None
     is_right = first in situation.right if situation.right else first is None
     gain = None
-    if situation.cure and first in situation.right:
+    if situation.cure and first in situation.right and found[0]["gain"]:
         _, cured = trained(situation.cure(situation), folder, shim)
-        gain = {"foretold": speed[0]["gain"][1], "measured": cured / images_per_s}
+        gain = {"foretold": found[0]["gain"][1], "measured": cured / images_per_s}
     return {
         "right": sorted(situation.right),
         "is_right": is_right,
-        "found": [[one["code"], round(one["gain"][1], 3)] for one in speed],
-        "evidence": [one["evidence"] for one in speed],
+        "found": [[one["code"], one["gain"] and round(one["gain"][1], 3)] for one in found],
+        "evidence": [one["evidence"] for one in found],
         "images_per_s": images_per_s,
         "gain": gain,
         "options": list(situation.options),
@@ -128,7 +129,7 @@ def trained(situation: Situation, folder: Path, shim: Path) -> tuple[Path, float
 def started(situation: Situation, folder: Path, runs: Path, shim: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
     data = folder / f"{situation.data}.e18"
     command = [*EIGHTEEN, "train", str(data), "--new", "--runs-dir", str(runs), *situation.options]
-    env = {**os.environ, **situation.env, "PYTHONPATH": str(Path(eighteen.__file__).parents[1])}
+    env = {**os.environ, **situation.env, "PYTHONPATH": f"{Path(eighteen.__file__).parents[1]}:{HERE}"}
     if "SLOW_READ_MS" in situation.env:
         env["LD_PRELOAD"] = str(shim)
     prefix = []

@@ -57,9 +57,9 @@ def drawn(seed: int) -> Iterator[Situation]:
 
 
 def _options(
-    draw: random.Random, *, batch: int, size: int, widths: Sequence[int], epochs: int = 1000, **more: object
+    draw: random.Random, *, batch: int, size: int, widths: Sequence[int] = (), epochs: int = 1000, **more: object
 ) -> list[str]:
-    """epochs: with one, pictures are not kept in memory"""
+    """widths: of a compact net; none: one that takes no time      epochs: with one, pictures are not kept in memory"""
     keys = {
         "phases": f"[{{epochs={epochs}, size={size}, batch={batch}, min_scale=0.35}}]",
         "optim.lr": f"[[0, 0.01], [{epochs}, 0.01]]",
@@ -67,11 +67,12 @@ def _options(
         "augment": "{brightness=0.0, contrast=0.0}",
         "optim.batch": batch,
         "eval": f"{{size={size}, every=1000}}",
-        "model.args.widths": list(widths),
+        **({"model.args.widths": list(widths)} if widths else {}),
         "train.seed": draw.randrange(1000),
         **more,
     }
-    return ["--recipe", "small", *(word for key, value in keys.items() for word in ("--set", f"{key}={value}"))]
+    net = [] if widths else ["--model", "nets:pooled"]
+    return ["--recipe", "small", *net, *(word for key, value in keys.items() for word in ("--set", f"{key}={value}"))]
 
 
 def _with(situation: Situation, *options: str) -> Situation:
@@ -83,20 +84,18 @@ def _set(**changes: object) -> Callable[[Situation], Situation]:
     return lambda one: _with(one, *words)
 
 
-THIN_NETS = ((4, 8), (8, 8), (8, 16))
 SMALL_NETS = ((8, 16), (12, 24), (8, 16, 32))
 NETS = ((32, 64, 128), (24, 48, 96), (32, 64))
 
 
 def few_threads(draw: random.Random) -> Situation:
-    size, widths = draw.choice((96, 104, 112)), draw.choice(THIN_NETS)
-    options = _options(draw, batch=64, size=size, widths=widths, epochs=1, data__threads=1)
+    options = _options(draw, batch=64, size=draw.choice((96, 104, 112)), epochs=1, data__threads=1)
     return Situation("few-threads", "dense", frozenset({"few-threads"}), _dots(options), cure=_set(data__threads=2))
 
 
 def many_threads(draw: random.Random) -> Situation:
     size, count = draw.choice((96, 104, 112)), draw.choice((12, 16, 24, 32))
-    options = _options(draw, batch=64, size=size, widths=draw.choice(THIN_NETS), epochs=1, data__threads=count)
+    options = _options(draw, batch=64, size=size, epochs=1, data__threads=count)
     return Situation("many-threads", "dense", frozenset({"many-threads"}), _dots(options), cure=_set(data__threads=2))
 
 
@@ -132,7 +131,7 @@ def large_pictures(draw: random.Random) -> Situation:
 
 def checkpoints(draw: random.Random) -> Situation:
     minutes = draw.choice((0.0001, 0.001, 0.002))
-    options = _options(draw, batch=16, size=32, widths=(32, 64, 128, 256), train__checkpoint_minutes=minutes)
+    options = _options(draw, batch=64, size=48, widths=(32, 64, 128, 256), train__checkpoint_minutes=minutes)
     rarely = _set(train__checkpoint_minutes=5.0)
     return Situation("checkpoints", "middle", frozenset({"checkpoints"}), _dots(options), cure=rarely)
 
@@ -145,7 +144,7 @@ def evaluations(draw: random.Random) -> Situation:
 
 def not_kept(draw: random.Random) -> Situation:
     size = draw.choice((96, 104, 112))
-    options = _options(draw, batch=64, size=size, widths=draw.choice(THIN_NETS), data__keep="never")
+    options = _options(draw, batch=64, size=size, data__keep="never")
     right = frozenset({"not-kept"})
     return Situation("not-kept", "dense", right, _dots(options), cure=_set(data__keep="auto"))
 

@@ -137,7 +137,7 @@ def many_threads(seen: Evidence) -> Iterator[Finding]:
         "they take processors from each other, and on a CPU from the step: whoever waits for one waits longer",
         f"{_of(now.own)} of {setup.cpus:g} processors in use by the run",
         fixed(fix),
-        Gain(1.0, 1.06, 1.3),
+        None,
         fix,
         is_safe=True,
     )
