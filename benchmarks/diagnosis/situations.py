@@ -162,10 +162,8 @@ def slow_link(draw: random.Random) -> Situation:
     options = _options(draw, batch=32, size=32, widths=(32, 64, 128, 256))
     mbit = draw.choice((60, 100, 150))
     twice = lambda one: _with(one, "--batch", "64")  # noqa: E731  # what the finding says to type
-    fast = lambda one: replace(one, link_mbit=10_000)  # noqa: E731
-    return Situation(
-        "communication", "middle", frozenset({"communication"}), options, ranks=2, link_mbit=mbit, cure=fast
-    )
+    right = frozenset({"communication"})
+    return Situation("communication", "middle", right, options, ranks=2, link_mbit=mbit, cure=twice)
 
 
 def little_quota(draw: random.Random) -> Situation:
