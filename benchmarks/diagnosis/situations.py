@@ -131,7 +131,7 @@ def large_pictures(draw: random.Random) -> Situation:
 
 def checkpoints(draw: random.Random) -> Situation:
     minutes = draw.choice((0.0001, 0.001, 0.002))
-    options = _options(draw, batch=64, size=48, widths=(32, 64, 128, 256), train__checkpoint_minutes=minutes)
+    options = _options(draw, batch=256, size=48, widths=(32, 64, 128, 256), train__checkpoint_minutes=minutes)
     rarely = _set(train__checkpoint_minutes=5.0)
     return Situation("checkpoints", "middle", frozenset({"checkpoints"}), _dots(options), cure=rarely)
 

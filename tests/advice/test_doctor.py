@@ -53,6 +53,7 @@ SICK = [
     ("decoding", seen(ON_GPU, replace(WAITING, threads=16, work_s=0.015, own=15.9)), {}),
     ("many-threads", seen(window=replace(BUSY, threads=32)), {"data.threads": 4}),
     ("neighbours", seen(window=replace(BUSY, own=2.0, others=2.0)), {}),
+    ("stolen", seen(window=replace(BUSY, own=2.0, others=2.0, stolen=1.9)), {}),
     ("quota", seen(window=replace(BUSY, own=1.0, throttled=0.8)), {}),
     ("small-batch", seen(trials=Trials(8, {8: 0.01, 16: 0.011, 32: 0.02, 64: 0.039})), {"batch": 256}),
     ("large-batch", seen(trials=Trials(64, {64: 0.1, 32: 0.03})), {"train.micro_batch": 32}),

@@ -110,11 +110,12 @@ def test_usage_tells_who_uses_the_processors(tree):
     ends = time.monotonic() + 0.05
     while time.monotonic() < ends:
         pass
-    write(tree, "proc/stat", STAT.replace("cpu  100", "cpu  160"))
+    write(tree, "proc/stat", STAT.replace("cpu  100 0 100 1000 0 0 0 0", "cpu  160 0 100 1000 0 0 0 3"))
     write(tree, "sys/fs/cgroup/jobs/mine/cpu.stat", "usage_usec 5\nthrottled_usec 501000\n")
     found = usage.take()
     assert 0 < found["own"] < 1.5
     assert found["others"] > 1  # 0.6 s in a twentieth
+    assert 0 < found["stolen"] < found["others"] / 10
     assert found["throttled"] > 1
     assert usage.take()["throttled"] == 0.0
 

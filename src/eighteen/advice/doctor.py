@@ -150,13 +150,26 @@ def neighbours(seen: Evidence) -> Iterator[Finding]:
         return
     if now.own + now.others < 0.85 * setup.cpus or not (setup.is_cpu or now.data >= LEAST_SHARE):
         return  # there is room for all
+    gain = around(min(1 + now.others / now.own, setup.cpus / max(0.25, setup.cpus - now.others)), by=0.4)
+    why = "threads that compute together wait for the one whose processor is taken"
+    evidence = f"{now.own:.1f} processors in use by the run, {now.others:.1f} by others"
+    if (now.stolen or 0.0) > now.others / 2:
+        yield Finding(
+            "stolen",
+            f"other virtual machines have {now.stolen:.1f} of this one's {setup.cpus:g} processors",
+            why,
+            f"{evidence}; stolen time in /proc/stat",
+            "a machine with processors of its own, or another hour",
+            gain,
+        )
+        return
     yield Finding(
         "neighbours",
         f"other processes keep {now.others:.1f} of {setup.cpus:g} processors busy",
-        "threads that compute together wait for the one whose processor is taken",
-        f"{now.own:.1f} processors in use by the run, {now.others:.1f} by others",
+        why,
+        evidence,
         "top, to see which; end them, or give this run processors of its own with taskset",
-        around(min(1 + now.others / now.own, setup.cpus / max(0.25, setup.cpus - now.others)), by=0.4),
+        gain,
     )
 
 

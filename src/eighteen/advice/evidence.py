@@ -24,7 +24,7 @@ class Window:
     seconds: in which ``images`` were trained on, pauses included
     data, communication, other: shares of it, as ``waits`` of a step event
     read_s, work_s: seconds of the rank's threads for each of its pictures: reading, and all else
-    own, others, throttled: processors, as ``machine.Usage`` tells; None: not told
+    own, others, throttled, stolen: processors, as ``machine.Usage`` tells; None: not told
     waits: of every rank (data, communication), as shares      is_kept: pictures stay in memory once decoded
     num_graphs: that torch.compile made meanwhile
     """
@@ -48,6 +48,7 @@ class Window:
     is_kept: bool
     waits: Sequence[tuple[float, float]] = ()
     num_graphs: int = 0
+    stolen: float | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -229,6 +230,7 @@ def _window(pairs: Sequence[tuple[Event, Event]], is_kept: bool) -> Window:
             )
             for rank in ranks
         ],
+        stolen=cpus("stolen"),
         num_graphs=last.get("graphs", 0) - pairs[0][0].get("graphs", 0),
     )
 

@@ -78,8 +78,9 @@ class Usage:
         self._before = self._now()
 
     def take(self) -> dict[str, float]:
-        """own, others: processors in use, on average; throttled: processors' worth of time for which a cgroup's quota
-        made processes wait. What the system does not tell is left out.
+        """own, others: processors in use, on average; stolen: those of the others that other machines have, which share
+        the processors of this virtual one; throttled: processors' worth of time for which a cgroup's quota made
+        processes wait. What the system does not tell is left out.
         """
         before, self._before = self._before, self._now()
         spent = {name: self._before[name] - before[name] for name in before if name in self._before}
@@ -91,7 +92,7 @@ class Usage:
     def _now(self) -> dict[str, float]:
         told = {"clock": time.monotonic(), "own": self._num_alike * time.process_time()}
         with suppress(OSError, ValueError, IndexError):
-            told["others"] = _busy_s(self._root)
+            told["others"], told["stolen"] = _busy_s(self._root)
         for folder in _cgroups(self._root, "cpu"):
             with suppress(OSError, ValueError, LookupError):
                 facts = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
@@ -311,9 +312,12 @@ def _others(root: Path, watch_s: float) -> float:
     return usage.take()["others"]
 
 
-def _busy_s(root: Path) -> float:
-    """Seconds that all processors together have been busy since the machine started."""
+def _busy_s(root: Path) -> tuple[float, float]:
+    """Seconds that all processors together have been busy since the machine started; and those of them in which other
+    machines had them (steal time, proc_stat(5)).
+    """
     with (root / "proc/stat").open() as file:
         fields = [int(field) for field in file.readline().split()[1:9]]
     user, nice, system, _, _, irq, softirq, steal = fields
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq + steal) / ticks, steal / ticks
