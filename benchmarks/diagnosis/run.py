@@ -243,6 +243,7 @@ def pack(folder: Path) -> None:
 KINDS_OF_PICTURES = {  # sides in pixels, how many, share of the validation split
     "middle": ((160, 128), 12_000, 0.02),
     "dense": ((192, 144), 12_000, 0.02),
+    "few": ((192, 144), 1_000, 0.1),
     "huge": ((2000, 1500), 600, 0.1),
     "many-val": ((160, 128), 1_500, 0.4),
 }
@@ -252,7 +253,7 @@ RAW = {"train": 8000, "val": 500}
 def draw(folder: Path, sides: tuple[int, int], count: int) -> Path:
     """JPEGs of smooth noise with grain, which take about as many bytes as photographs do."""
     rng, (width, height) = np.random.default_rng(18), sides
-    is_dense = folder.name == "dense"  # as many bytes as there are pixels, so that decoding is the narrowest
+    is_dense = folder.name in ("dense", "few")  # as many bytes as there are pixels, so that decoding is the narrowest
     grain = rng.normal(0, 25 if is_dense else 6, (height // 2, width // 2, 1)).astype(np.float32)
     grain = grain.repeat(2, 0).repeat(2, 1)
     for number in range(count):

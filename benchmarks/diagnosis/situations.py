@@ -146,7 +146,7 @@ def not_kept(draw: random.Random) -> Situation:
     size = draw.choice((96, 104, 112))
     options = _options(draw, batch=64, size=size, data__keep="never")
     right = frozenset({"not-kept"})
-    return Situation("not-kept", "dense", right, _dots(options), cure=_set(data__keep="auto"))
+    return Situation("not-kept", "few", right, _dots(options), cure=_set(data__keep="auto"))
 
 
 def slow_rank(draw: random.Random) -> Situation:
