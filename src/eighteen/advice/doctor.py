@@ -21,6 +21,7 @@ SKEW = 0.1  # of the time: the rank that all wait for waits so much less than th
 LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
 KNEE = 0.95  # of the best images/s
 FULL = 0.92  # of a GPU's memory
+SCALING = 0.8  # of what more processors could bring, that they do
 EVAL_SHARE = 0.02  # of the time, that evaluations may well take
 
 Rule = Callable[[Evidence], Iterator[Finding]]
@@ -184,7 +185,7 @@ def quota(seen: Evidence) -> Iterator[Finding]:
         "threads are stopped in the middle of their work, all at the same moment",
         f"{now.own:.1f} processors in use; threads stood still for the time of {now.throttled:.1f}",
         "a larger share of processors: docker run --cpus, resources.limits.cpu",
-        around((now.own + now.throttled) / now.own, by=0.5),
+        around(1 + SCALING * (max(seen.setup.affinity, now.own + now.throttled) / now.own - 1), by=0.5),
     )
 
 

@@ -60,7 +60,8 @@ class Window:
 class Setup:
     """What a run says at its start.
 
-    cpus: processors that the ranks of the first machine may use together, a cgroup's quota counted
+    cpus: processors that the ranks of the first machine may use together, a cgroup's quota counted; affinity: that they
+        may run on
     bf16: whether the device computes in it
     """
 
@@ -74,6 +75,7 @@ class Setup:
     bf16: bool
     num_samples: int
     num_weights: int
+    affinity: int = 0
 
     @property
     def is_cpu(self) -> bool:
@@ -160,7 +162,7 @@ def keys(recipe: Recipe) -> dict[str, Any]:
 
 def setup(start: Event) -> Setup:
     """Of a ``start`` event; runs of before it told of processors are taken to have had one a rank."""
-    facts = {"local_world": start["world"], "cpus": float(start["world"]), "bf16": False, **start}
+    facts = {"local_world": start["world"], "cpus": float(start["world"]), "bf16": False, "affinity": 0, **start}
     return Setup(**{name: facts[name] for name in Setup.__dataclass_fields__})
 
 

@@ -3,8 +3,8 @@
 The truth that every display derives from. Every event has ``v`` (format version), ``event`` (its kind) and ``time_s``
 (seconds since the epoch). The kinds and their facts:
 
-    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, local_world, cpus, device, precision,
-                bf16, decoder, model, num_weights, energy: what measures it
+    start       recipe, dataset, classes, num_samples, num_steps, epochs, world, local_world, cpus, affinity, device,
+                precision, bf16, decoder, model, num_weights, energy: what measures it
     resume      step, epoch, checkpoint
     restart     attempt, reason, world, step, stacks: ranks were lost, and all are started again
     phase       phase, size, batch, epoch, step

@@ -151,7 +151,7 @@ def look(path: Path, *, root: Path = Path("/"), watch_s: float = WATCH_S) -> Mac
     return Machine(
         processor=ask("processor", lambda: _cpuinfo(root)["model name"]) or platform.processor() or platform.machine(),
         cpus=processors(root),
-        affinity=_affinity(),
+        affinity=affinity(),
         quota=cpu_quota(root),
         threads_per_core=ask("threads a core", lambda: _threads_per_core(root)),
         mhz=ask("clock of the processors", lambda: float(_cpuinfo(root)["cpu MHz"])),
@@ -168,10 +168,11 @@ def look(path: Path, *, root: Path = Path("/"), watch_s: float = WATCH_S) -> Mac
 
 def processors(root: Path = Path("/")) -> float:
     """That this process may use: those it may run on, or less where a cgroup allows less of their time."""
-    return min(float(_affinity()), cpu_quota(root) or math.inf)
+    return min(float(affinity()), cpu_quota(root) or math.inf)
 
 
-def _affinity() -> int:
+def affinity() -> int:
+    """How many processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

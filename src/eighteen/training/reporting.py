@@ -20,7 +20,7 @@ from eighteen.base.budget import is_reached, newly_reached
 from eighteen.base.errors import BudgetSpent, PeerLost, Stopped, exit_code_of
 from eighteen.base.events import STOP, Event, OnEvent, Told, last, read, standing
 from eighteen.base.files import unwritable
-from eighteen.base.machine import Usage, processors
+from eighteen.base.machine import Usage, affinity, processors
 from eighteen.base.recipe import Tta
 from eighteen.base.schedule import Step
 from eighteen.data.decoding import DECODER, NOT_BUILT
@@ -120,6 +120,7 @@ class Reporter:
             world=this.world.size,
             local_world=this.world.local_size,
             cpus=processors(),
+            affinity=affinity(),
             device=torch.cuda.get_device_name(this.device) if this.device.type == "cuda" else "cpu",
             precision="bf16" if this.dtype else "fp32",
             bf16=autocast_dtype("auto", this.device) is not None,
