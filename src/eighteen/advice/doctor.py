@@ -19,6 +19,7 @@ KEPT_WORK = 0.3  # of a picture's decoding: what cropping it from memory takes
 SLOW_READS = 0.5  # of the loader's time
 SKEW = 0.1  # of the time: the rank that all wait for waits so much less than the others
 LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
+SMALL, LARGE = 1.3, 1.2  # times as fast a larger batch, or smaller parts, must be: both change what is learned
 KNEE = 0.95  # of the best images/s
 FULL = 0.92  # of a GPU's memory
 SCALING = 0.8  # of what more processors could bring, that they do
@@ -200,7 +201,7 @@ def batch_size(seen: Evidence) -> Iterator[Finding]:
     knee = min(size for size, rate in speeds.items() if rate >= KNEE * best)
     gain = gains.of_steps(seen.setup, now, ours / speeds[knee])
     shown = ", ".join(f"{rate:,.0f} at {size}" for size, rate in sorted(speeds.items()))
-    if knee > trials.batch:
+    if knee > trials.batch and gain >= SMALL:
         times = knee // trials.batch
         yield Finding(
             "small-batch",
@@ -211,7 +212,7 @@ def batch_size(seen: Evidence) -> Iterator[Finding]:
             around(gain),
             {"batch": now.batch * times},
         )
-    elif knee < trials.batch:
+    elif knee < trials.batch and gain >= LARGE:
         fix = {"train.micro_batch": knee}
         yield Finding(
             "large-batch",
