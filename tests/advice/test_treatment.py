@@ -94,6 +94,13 @@ def test_a_run_whose_dataset_has_gone_is_examined_without_it(run, tmp_path, caps
     assert "the dataset is not looked at" in capsys.readouterr().err
 
 
+def test_a_run_of_a_module_that_nobody_here_can_build_is_examined_by_its_events(packed, tmp_path, capsys):
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3))
+    done = eighteen.train(packed, model=net, recipe="small", epochs=1, changes=SMALL[1:], runs_dir=tmp_path).run
+    assert cli.main(["doctor", str(done)]) == 0
+    assert "the events alone are looked at" in capsys.readouterr().err
+
+
 def test_a_fix_that_does_not_help_is_taken_back(packed):
     recipe = recipes.load("small", changes=SMALL)
     slow, fast = recipes.load(recipe, changes=["data.threads=1"]), recipes.load(recipe, changes=["data.threads=2"])

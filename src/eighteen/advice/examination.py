@@ -163,7 +163,7 @@ def experiments(recipe: Recipe, data: Dataset, ranks: int, *, say: Say) -> Trial
     """Steps on noise, of this batch, of larger and of smaller ones; and in the other precision, if there is one."""
     row = recipe.flat_phases[0]
     own = max(2, row.batch // ranks)
-    own = min(own, recipe.train.micro_batch or own)
+    own = min(own, row.micro_batch or recipe.train.micro_batch or own)
     say(f"trying steps of {own} pictures of {row.sizes[0]} px, and of more and fewer")
     with _alone(recipe, data) as this:
         by_hand = ByHand(this)

@@ -15,7 +15,7 @@ from eighteen.advice.finding import Finding, fixed
 from eighteen.advice.remedy import Remedy, remedies, speed
 from eighteen.base import events
 from eighteen.base import recipe as recipes
-from eighteen.base.errors import DataError
+from eighteen.base.errors import DataError, EighteenError
 from eighteen.base.hardware import environment
 from eighteen.base.lock import holder
 from eighteen.base.recipe import Recipe
@@ -39,11 +39,15 @@ def of_run(run: RunDir, *, say: Say) -> list[Finding]:
         say(f"the dataset is not looked at: {error.got if isinstance(error, DataError) else error}")
     is_here = holder(run) is None and run.read_environment().get("platform") == environment()["platform"]
     recipe = recipes.load(str(run.recipe))
-    found = examination.of_run(recipe, data, seen, is_here=is_here, say=say)
-    if data and is_here:
-        say("looking at the labels of the validation split")
-        doubts = labels.doubted(run, data, recipe.final_eval)
-        found = replace(found, doubted=doubts.doubted, num_labels=doubts.looked_at)
+    try:
+        found = examination.of_run(recipe, data, seen, is_here=is_here, say=say)
+        if data and is_here:
+            say("looking at the labels of the validation split")
+            doubts = labels.doubted(run, data, recipe.final_eval)
+            found = replace(found, doubted=doubts.doubted, num_labels=doubts.looked_at)
+    except EighteenError as error:  # such as a model that only the program which trained it can build
+        say(f"nothing is tried, the events alone are looked at: {error.tried}: {error.got}")
+        found = examination.of_run(recipe, data, seen, is_here=False, say=say)
     return diagnose(found)
 
 
