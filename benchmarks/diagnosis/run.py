@@ -15,8 +15,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from PIL import Image
 from record import dated, record
-from situations import HERE, KINDS, Situation, drawn
+from situations import HERE, KINDS, Situation, drawn, nothing
 
 import eighteen
 from eighteen.advice import evidence
+from eighteen.advice.finding import fixed
 from eighteen.base import events
 
 WATCH_S = 12.0
@@ -93,8 +95,9 @@ def judged(situation: Situation, folder: Path, shim: Path) -> dict[str, Any]:
     first = found[0]["code"] if found else None
     is_right = first in situation.right if situation.right else first is None
     gain = None
-    if situation.cure and first in situation.right and found[0]["gain"]:
-        _, cured = undisturbed(situation.cure(situation), folder, shim)
+    if found and found[0]["gain"] and (is_right or not situation.right):
+        cure, fix = situation.cure or applied, found[0]["fix"]
+        _, cured = undisturbed(cure(situation, fix), folder, shim)
         gain = {"foretold": found[0]["gain"][1], "measured": cured / images_per_s}
     return {
         "right": sorted(situation.right),
@@ -108,13 +111,17 @@ def judged(situation: Situation, folder: Path, shim: Path) -> dict[str, Any]:
     }
 
 
+def applied(situation: Situation, fix: Mapping[str, Any]) -> Situation:
+    return replace(situation, options=[*situation.options, *fixed(fix).split()])
+
+
 def undisturbed(situation: Situation, folder: Path, shim: Path) -> tuple[Path, float]:
     """As ``trained``; again, up to twice, where others than we made took processors: this machine may be shared."""
     for left in (2, 1, 0):
         run, images_per_s = trained(situation, folder, shim)
         now = evidence.window(list(events.read(run / "events.jsonl")))
         is_quiet = now is None or (now.others or 0.0) < DISTURBED
-        if is_quiet or not left or situation.right == {"neighbours"}:
+        if is_quiet or not left or (situation.right == {"neighbours"} and situation.spoil is not nothing):
             return run, images_per_s
     raise AssertionError
 

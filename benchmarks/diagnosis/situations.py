@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 NET = "eighteen.training.compact:CompactNet"
@@ -34,7 +35,7 @@ class Situation:
 
     options: of ``eighteen train``      env: of its process      ranks: processes that train
     spoil: goes on while it trains      prefix: a command in front, such as ``ip netns exec``
-    cure: what is changed to see the gain; None: that is not looked at
+    cure: what is changed to see the gain, given the fix that was found; None: as that fix says
     """
 
     name: str
@@ -46,7 +47,7 @@ class Situation:
     spoil: Spoil = nothing
     quota: float | None = None
     link_mbit: int | None = None
-    cure: Callable[[Situation], Situation] | None = None
+    cure: Callable[[Situation, Mapping[str, Any]], Situation] | None = None
 
 
 def drawn(seed: int) -> Iterator[Situation]:
@@ -79,9 +80,9 @@ def _with(situation: Situation, *options: str) -> Situation:
     return replace(situation, options=[*situation.options, *options])
 
 
-def _set(**changes: object) -> Callable[[Situation], Situation]:
+def _set(**changes: object) -> Callable[[Situation, Mapping[str, Any]], Situation]:
     words = [word for key, value in changes.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]
-    return lambda one: _with(one, *words)
+    return lambda one, _fix: _with(one, *words)
 
 
 SMALL_NETS = ((8, 16), (12, 24), (8, 16, 32))
@@ -109,7 +110,7 @@ def slow_disk(draw: random.Random) -> Situation:
 def neighbour(draw: random.Random) -> Situation:
     count = draw.choice((1, 2))
     options = _options(draw, batch=64, size=64, widths=draw.choice(NETS))
-    alone = lambda one: replace(one, spoil=nothing)  # noqa: E731
+    alone = lambda one, _fix: replace(one, spoil=nothing)  # noqa: E731
     right = frozenset({"neighbours"})
     return Situation("neighbours", "middle", right, options, spoil=lambda _: burning(count), cure=alone)
 
@@ -117,14 +118,13 @@ def neighbour(draw: random.Random) -> Situation:
 def small_batch(draw: random.Random) -> Situation:
     batch = draw.choice((2, 3, 4, 6))
     options = _options(draw, batch=batch, size=draw.choice((32, 48)), widths=draw.choice(NETS))
-    larger = lambda one: _with(one, "--batch", "64")  # noqa: E731
-    return Situation("small-batch", "middle", frozenset({"small-batch"}), options, cure=larger)
+    return Situation("small-batch", "middle", frozenset({"small-batch"}), options)
 
 
 def large_pictures(draw: random.Random) -> Situation:
     size = draw.choice((32, 48, 64))
     options = _options(draw, batch=32, size=size, widths=draw.choice(SMALL_NETS), epochs=1)
-    small = lambda one: replace(one, data="huge-small")  # noqa: E731
+    small = lambda one, _fix: replace(one, data="huge-small")  # noqa: E731
     right = frozenset({"large-pictures"})
     return Situation("large-pictures", "huge", right, options, cure=small)
 
@@ -154,26 +154,26 @@ def slow_rank(draw: random.Random) -> Situation:
     options = _options(draw, batch=64, size=64, widths=draw.choice(NETS))
     rank = draw.choice((0, 1))
     spoil = lambda process: pulses(process, rank, stopped_s, running_s)  # noqa: E731
-    free = lambda one: replace(one, spoil=nothing)  # noqa: E731
+    free = lambda one, _fix: replace(one, spoil=nothing)  # noqa: E731
     return Situation("slow-rank", "middle", frozenset({"slow-rank"}), options, ranks=2, spoil=spoil, cure=free)
 
 
 def slow_link(draw: random.Random) -> Situation:
     options = _options(draw, batch=32, size=32, widths=(32, 64, 128, 256))
     mbit = draw.choice((60, 100, 150))
-    twice = lambda one: _with(one, "--batch", "64")  # noqa: E731  # what the finding says to type
+    twice = lambda one, _fix: _with(one, "--batch", "64")  # noqa: E731  # what the finding says to type
     right = frozenset({"communication"})
     return Situation("communication", "middle", right, options, ranks=2, link_mbit=mbit, cure=twice)
 
 
 def little_quota(draw: random.Random) -> Situation:
     options = _options(draw, batch=64, size=64, widths=draw.choice(NETS))
-    whole = lambda one: replace(one, quota=None)  # noqa: E731
+    whole = lambda one, _fix: replace(one, quota=None)  # noqa: E731
     return Situation("quota", "middle", frozenset({"quota"}), options, quota=draw.uniform(0.6, 1.3), cure=whole)
 
 
 def healthy(draw: random.Random) -> Situation:
-    options = _options(draw, batch=draw.choice((32, 64)), size=draw.choice((48, 64)), widths=draw.choice(NETS))
+    options = _options(draw, batch=draw.choice((64, 128)), size=draw.choice((48, 64)), widths=draw.choice(NETS))
     return Situation("healthy", draw.choice(("middle", "many-val")), frozenset(), options)
 
 

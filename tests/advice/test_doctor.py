@@ -55,7 +55,7 @@ SICK = [
     ("neighbours", seen(window=replace(BUSY, own=2.0, others=2.0)), {}),
     ("stolen", seen(window=replace(BUSY, own=2.0, others=2.0, stolen=1.9)), {}),
     ("quota", seen(window=replace(BUSY, own=1.0, throttled=0.8)), {}),
-    ("small-batch", seen(trials=Trials(8, {8: 0.01, 16: 0.011, 32: 0.02, 64: 0.039})), {"batch": 256}),
+    ("small-batch", seen(trials=Trials(8, {8: 0.01, 16: 0.011, 32: 0.019, 64: 0.037})), {"batch": 256}),
     ("large-batch", seen(trials=Trials(64, {64: 0.1, 32: 0.03})), {"train.micro_batch": 32}),
     ("slow-rank", seen(TWO, replace(BUSY, waits=[(0, 0.5), (0, 0.05)])), {}),
     ("communication", seen(TWO, replace(BUSY, waits=[(0, 0.4), (0, 0.38)])), {}),

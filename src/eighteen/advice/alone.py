@@ -25,6 +25,7 @@ from eighteen.base.schedule import Step, schedule
 from eighteen.base.world import World
 from eighteen.data.augment import normalise
 from eighteen.data.crops import rectangle
+from eighteen.data.kept import Setting as Keep
 from eighteen.data.loader import TrainLoader, free_memory, kept_bytes
 from eighteen.training import state as states
 from eighteen.training.job import Job
@@ -144,10 +145,11 @@ class Alone:
 
         return statistics.median(once() for _ in range(3))
 
-    def fed_s(self, row: Phase, threads: int, until: float, *, start: int) -> float:
+    def fed_s(self, row: Phase, threads: int, until: float, *, start: int = 0, kept: Keep = "never") -> float:
         """Seconds of a step whose pictures so many threads decode meanwhile; on a GPU, of the pictures alone.
 
         until: on CLOCK_MONOTONIC; 6 steps at least, 33 at most      start: the first step
+        kept: where decoded pictures are kept
         """
         this = replace(self._this, recipe=_alone(self._this.recipe, row))
         split, marks = this.data.splits["train"], list[float]()
@@ -160,6 +162,7 @@ class Alone:
             device=this.device,
             channels=this.channels,
             rendition=this.recipe.data.rendition,
+            kept=kept,
             num_threads=threads,
             prefetch=1,  # it is full as soon as possible
             start=start,

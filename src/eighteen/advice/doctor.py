@@ -15,10 +15,10 @@ from eighteen.advice.finding import Finding, Gain, around, fixed
 LEAST_SHARE = 0.05  # of the time: what costs less is not worth a word
 OVERSIZED = 1.5  # times the side that suffices
 IDLE_THREADS = 0.6  # of the time at work: below it, threads are not what is short
-KEPT_WORK = 0.3  # of a picture's decoding: what cropping it from memory takes
 SLOW_READS = 0.5  # of the loader's time
 SKEW = 0.1  # of the time: the rank that all wait for waits so much less than the others
 LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
+DOUBLED = 1.15  # times as fast with twice the batch: a quarter of a step is not for its pictures
 SMALL, LARGE = 1.3, 1.2  # times as fast a larger batch, or smaller parts, must be: both change what is learned
 KNEE = 0.95  # of the best images/s
 FULL = 0.92  # of a GPU's memory
@@ -92,15 +92,13 @@ def keeping(seen: Evidence) -> Iterator[Finding]:
     if seen.recipe.get("data.keep") != "never" or seen.recipe.get("phases.0.epochs", 1) < 2:
         return
     fix = {"data.keep": "auto"}
-    cropping = KEPT_WORK * now.work_s
-    gain = gains.of_loader(seen.setup, now, seen.trials, read_s=0.0, work_s=cropping)
     yield Finding(
         "not-kept",
         "every epoch reads and decodes the same pictures again, though they fit into memory",
         "data.keep is never; pictures that are kept decoded are only cropped after the first epoch",
         f"{1000 * (now.read_s + now.work_s):.2g} ms of a thread for each picture; {now.data:.0%} of the time waiting",
         fixed(fix),
-        around(gain, by=0.4),
+        around(gains.of_kept(seen.setup, now, seen.trials), by=0.4),
         fix,
     )
 
@@ -201,7 +199,7 @@ def batch_size(seen: Evidence) -> Iterator[Finding]:
     knee = min(size for size, rate in speeds.items() if rate >= KNEE * best)
     gain = gains.of_steps(seen.setup, now, ours / speeds[knee])
     shown = ", ".join(f"{rate:,.0f} at {size}" for size, rate in sorted(speeds.items()))
-    if knee > trials.batch and gain >= SMALL:
+    if _doubled(seen) >= DOUBLED and knee > trials.batch and gain >= SMALL:
         times = knee // trials.batch
         yield Finding(
             "small-batch",
@@ -250,13 +248,14 @@ def communication(seen: Evidence) -> Iterator[Finding]:
     sent = 4 * setup.num_weights
     link = "between machines" if setup.world > setup.local_world else "between this machine's ranks"
     rate = 2 * (setup.world - 1) / setup.world * sent / max(1e-9, share * step_s)
+    halved = 1 / (share / 2 + (1 - share) / _doubled(seen))
     yield Finding(
         "communication",
         f"ranks wait {share:.0%} of the time until gradients have travelled {link}",
         "each step sends as many bytes as the model has weights, however few pictures it has",
         f"{sent / 2**20:,.0f} MiB in {1000 * share * step_s:.3g} ms that nothing hid: {rate / 2**20:,.0f} MiB/s",
         f"--batch {2 * now.batch}, which sends half as often; eighteen bench, for what the link can do",
-        Gain(1.0, 1 / (1 - share / 2), 1 / (1 - share) if share < 1 else 2.0),
+        Gain(1.0, halved, max(halved, 1 / max(0.05, 1 - share))),
     )
 
 
@@ -437,6 +436,12 @@ def _slow_disk(seen: Evidence, now: Window, evidence: str) -> Finding:
         fix,
         is_safe=True,
     )
+
+
+def _doubled(seen: Evidence) -> float:
+    """How many times as fast pictures are computed in a batch of twice as many, where that was tried."""
+    step_s, own = seen.trials.step_s, seen.trials.batch
+    return 2 * step_s[own] / step_s[2 * own] if {own, 2 * own} <= step_s.keys() else 1.0
 
 
 def _too_many(seen: Evidence) -> bool:

@@ -129,12 +129,14 @@ class Trials:
 
     step_s: seconds of a rank's step of so many pictures      other_s: of one of ``batch`` in the other precision
     small_work_s: threads' seconds for each picture from a rendition that just suffices
+    kept_s: seconds of a rank's step of ``batch`` pictures that are cropped from memory meanwhile
     """
 
     batch: int = 0
     step_s: Mapping[int, float] = field(default_factory=dict)
     other_s: float | None = None
     small_work_s: float | None = None
+    kept_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -18,9 +19,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from eighteen.advice import evidence, likeness
-from eighteen.advice.by_hand import ByHand
-from eighteen.advice.ceilings import synchronize
+from eighteen.advice import alone, evidence, likeness
+from eighteen.advice.alone import Alone
 from eighteen.advice.evidence import Evidence, Pictures, Trials, Window
 from eighteen.advice.feeding import Setting, Task
 from eighteen.advice.passes import make_pass, some
@@ -39,14 +39,13 @@ from eighteen.data.pack import pack
 from eighteen.training import supervisor
 from eighteen.training.job import Job, job
 from eighteen.training.precision import autocast_dtype
-from eighteen.training.room import is_out_of_memory
 from eighteen.training.train import torch_settings, train
 
 WATCH_S = 10.0  # of training, after its first step event
 LEAST_EVENTS = 4  # of steps; a machine on which they take long is watched for longer
 MOST_S = 60.0
 EVENT_S = 0.25  # from one step event to the next, about
-STEP_S = 1.0  # of steps of one size
+STEPS_S = 2.0  # of steps of one size, and of this one's in turns
 BETTER = 1.03  # times the images/s of the size before, or no further size is tried
 DOUBLINGS = 4  # of the batch, that are tried, and as many halvings
 LEAST_PART = 16  # pictures
@@ -62,12 +61,12 @@ def examine(
 
     ranks: processes to start; 1 is this one      say: called with a line for each thing that is done
     """
-    alone = one_phase(recipe, dearest(recipe))
-    trials = experiments(alone, data, ranks, say=say)
+    recipe = one_phase(recipe, dearest(recipe))
+    trials = experiments(recipe, data, ranks, ranks, say=say)
     every = max(1, round(EVENT_S / trials.step_s.get(trials.batch, EVENT_S)))
     say(f"training for about {watch_s:g} s")
-    seen = watched(alone, data, ranks=ranks, on_cpu=on_cpu, watch_s=watch_s, every=every)
-    return of_events(alone, data, seen, trials=trials, say=say)
+    seen = watched(recipe, data, ranks=ranks, on_cpu=on_cpu, watch_s=watch_s, every=every)
+    return of_events(recipe, data, seen, trials=trials, say=say)
 
 
 def of_run(recipe: Recipe, data: Dataset | None, seen: list[Event], *, is_here: bool, say: Say) -> Evidence:
@@ -75,22 +74,24 @@ def of_run(recipe: Recipe, data: Dataset | None, seen: list[Event], *, is_here: 
     now = evidence.window(seen)
     if data is None or now is None or not is_here:
         return of_events(recipe, data, seen, trials=None, say=say)
-    alone = one_phase(recipe, recipe.flat_phases[now.phase])
-    start = next(one for one in reversed(seen) if one["event"] == "start")
-    return of_events(alone, data, seen, trials=experiments(alone, data, start["world"], say=say), say=say)
+    recipe, setup = one_phase(recipe, recipe.flat_phases[now.phase]), evidence.setup(_start(seen))
+    trials = experiments(recipe, data, setup.world, setup.local_world, say=say)
+    return of_events(recipe, data, seen, trials=trials, say=say)
 
 
 def of_events(recipe: Recipe, data: Dataset | None, seen: list[Event], *, trials: Trials | None, say: Say) -> Evidence:
     """What these events show, with what this machine and the dataset tell beside them; None: nothing is tried."""
-    start = next(one for one in reversed(seen) if one["event"] == "start")
-    now = evidence.window(seen)
-    gpus = list(_gpus()) if start["device"] != "cpu" else []
+    setup, now = evidence.setup(_start(seen)), evidence.window(seen)
+    gpus = [] if setup.is_cpu else list(_gpus())
     pictures = looked_at(recipe, data, now) if data else None
     if trials and data and now and pictures and not now.is_kept and pictures.side > pictures.needed:
         say("decoding some pictures that are made smaller")
         trials = replace(trials, small_work_s=small_work_s(data, pictures, now))
+    if trials and data and now and pictures and pictures.fits and recipe.data.keep == "never":
+        say("training on some pictures that are kept decoded")
+        trials = replace(trials, kept_s=kept_s(recipe, data, setup.local_world, now, trials.batch))
     return Evidence(
-        setup=evidence.setup(start),
+        setup=setup,
         window=now,
         pauses=evidence.pauses(seen),
         pictures=pictures,
@@ -100,6 +101,10 @@ def of_events(recipe: Recipe, data: Dataset | None, seen: list[Event], *, trials
         memory_total=next((gpu.memory_bytes for gpu in gpus), None),
         throttles=sorted({why for gpu in gpus for why in gpu.throttled}),
     )
+
+
+def _start(seen: list[Event]) -> Event:
+    return next(one for one in reversed(seen) if one["event"] == "start")
 
 
 def dearest(recipe: Recipe) -> Phase:
@@ -159,30 +164,40 @@ class _Enough:
         return STOP if is_enough or watched_s >= MOST_S else None
 
 
-def experiments(recipe: Recipe, data: Dataset, ranks: int, *, say: Say) -> Trials:
-    """Steps on noise, of this batch, of larger and of smaller ones; and in the other precision, if there is one."""
+def experiments(recipe: Recipe, data: Dataset, ranks: int, local_ranks: int, *, say: Say) -> Trials:
+    """Steps on noise, of this batch, of larger and of smaller ones; and in the other precision, if there is one.
+
+    Each is measured in turns with a step of this batch, so that what else the machine does befalls both.
+    local_ranks: those of ``ranks`` that share this machine's processors
+    """
     row = recipe.flat_phases[0]
     own = max(2, row.batch // ranks)
-    own = min(own, row.micro_batch or recipe.train.micro_batch or own)
+    own = min(own, row.micro_batch or own)
     say(f"trying steps of {own} pictures of {row.sizes[0]} px, and of more and fewer")
-    with _alone(recipe, data) as this:
-        by_hand = ByHand(this)
-        step_s = {own: _step_s(this, by_hand, own)}
+    with _alone(recipe, data, local_ranks) as this:
+        steps = Alone(this)
+        work = partial(steps.step, row)
+        work(own)
+        step_s = {own: steps.seconds(row, [own], _soon())[own]}
         for sizes in (_doubled(own), _halved(own)):
             for before, size in pairwise([own, *sizes]):
-                step_s[size] = _step_s(this, by_hand, size)
-                if not _is_better(size, step_s[size], before, step_s[before]):
+                if size > own and steps.fitting([before, size], work, alone.free_bytes(this)) < size:
+                    break
+                taken = steps.seconds(row, [own, size], _soon())
+                step_s[size] = step_s[own] * taken[size] / taken[own]
+                if size / step_s[size] <= BETTER * before / step_s[before]:
                     break
         other = None
-        if this.dtype is None and autocast_dtype("auto", this.device) is not None:
-            faster = replace(this, dtype=autocast_dtype("auto", this.device))
-            other = _step_s(faster, ByHand(faster), own)
-    return Trials(own, {size: taken for size, taken in step_s.items() if taken}, other)
+        if this.dtype is None and (dtype := autocast_dtype("auto", this.device)) is not None:
+            faster = Alone(replace(this, dtype=dtype))
+            faster.step(row, own)
+            other = faster.seconds(row, [own], _soon())[own]
+    return Trials(own, step_s, other)
 
 
-def _is_better(size: int, step_s: float | None, than: int, than_s: float | None) -> bool:
-    """Whether a step of ``size`` pictures is faster for each of them, by more than chance."""
-    return step_s is not None and than_s is not None and size / step_s > BETTER * than / than_s
+def _soon() -> float:
+    """When steps of a size have been looked at for long enough."""
+    return time.monotonic() + STEPS_S
 
 
 def _doubled(own: int) -> list[int]:
@@ -193,34 +208,13 @@ def _halved(own: int) -> list[int]:
     return [size for power in range(1, DOUBLINGS + 1) if (size := own >> power) >= LEAST_PART]
 
 
-def _step_s(this: Job, by_hand: ByHand, size: int) -> float | None:
-    """Median seconds of a step of so many pictures; None where there is no memory for it."""
-    row = this.recipe.flat_phases[0]
-    shape = (size, this.channels, row.sizes[0], row.sizes[0])
-    step, times = by_hand.step(compiled=False), list[float]()
-    try:
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, device=this.device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(0, this.num_classes, (size,), device=this.device)
-        ends = time.monotonic() + STEP_S
-        while len(times) < 3 or time.monotonic() < ends:
-            synchronize(this.device)
-            began = time.perf_counter()
-            step(images, labels)
-            synchronize(this.device)
-            times.append(time.perf_counter() - began)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
-    return median(times[1:])
-
-
 @contextmanager
-def _alone(recipe: Recipe, data: Dataset) -> Iterator[Job]:
+def _alone(recipe: Recipe, data: Dataset, local_ranks: int) -> Iterator[Job]:
+    """A rank that nobody waits for, with as many processors as each of so many has."""
     with TemporaryDirectory(prefix="eighteen-") as folder:
         this = job(recipe, data, RunDir(Path(folder)), World())
         with torch_settings(this):
+            torch.set_num_threads(max(1, torch.get_num_threads() // local_ranks))
             yield this
 
 
@@ -264,6 +258,14 @@ def small_work_s(data: Dataset, pictures: Pictures, now: Window) -> float:
             name: _work_s(small, name, now, data.channels) for name in ("full", str(side)) if name in small.renditions
         }
     return now.work_s * taken.get(str(side), taken["full"]) / taken["full"]
+
+
+def kept_s(recipe: Recipe, data: Dataset, local_ranks: int, now: Window, count: int) -> float:
+    """Seconds of a step of so many pictures that are only cropped meanwhile: there are a few, decoded before."""
+    row = recipe.flat_phases[0].model_copy(update={"batch": count})
+    few = some(data.splits["train"], alone.WARM_UP * count)
+    with _alone(recipe, replace(data, splits={**data.splits, "train": few}), local_ranks) as this:
+        return Alone(this).fed_s(row, now.threads, _soon(), kept="auto")
 
 
 def _full(split: Split) -> Rendition:

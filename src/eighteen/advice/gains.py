@@ -11,6 +11,7 @@ from eighteen.advice.evidence import Setup, Trials, Window
 
 WAITS = 0.05  # of the time: with less, steps do not wait for pictures
 LEAST_FREE = 0.5  # of the processors: the scheduler gives a run that wants them its share, however many others do
+KEPT_WORK = 0.3  # of a picture's decoding: what cropping it from memory takes
 MOST_SLACK = 1.5  # times the threads' seconds that were counted: what a decoder takes between pictures at most
 
 
@@ -28,6 +29,14 @@ def of_steps(setup: Setup, now: Window, ratio: float) -> float:
     decoding = now.work_s * now.images_per_s / setup.world / setup.rank_cpus if is_shared else 0.0
     others = min(0.95, now.data + now.communication + now.other + decoding)
     return 1 / (others + (1 - others) * ratio)
+
+
+def of_kept(setup: Setup, now: Window, trials: Trials) -> float:
+    """The gain where decoded pictures are kept: as a step that some fed shows, or else by what cropping takes."""
+    if not trials.kept_s:
+        return of_loader(setup, now, trials, read_s=0.0, work_s=KEPT_WORK * now.work_s)
+    ratio = now.images_per_s / setup.world * trials.kept_s / trials.batch
+    return 1 / (now.other + (1 - now.other) * ratio)
 
 
 def busy_threads(setup: Setup, now: Window) -> float:
