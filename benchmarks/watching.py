@@ -14,7 +14,7 @@ from pathlib import Path
 from record import record, spread
 
 import eighteen
-from eighteen import api
+from eighteen.api import sinks
 from eighteen.base.events import Event
 from eighteen.base.rundir import RunDir
 
@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--epochs", type=float, default=1.0)
     given = parser.parse_args()
-    looking = api._watch  # pyright: ignore[reportPrivateUsage]
+    looking = sinks.watch
     cpu: list[float] = []
     wall: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(1 + given.rounds):  # the first does not count
             taken = {}
             for name in ("with", "without") if turn % 2 else ("without", "with"):
-                api._watch = looking if name == "with" else nobody  # pyright: ignore[reportPrivateUsage]
+                sinks.watch = looking if name == "with" else nobody
                 began, began_cpu = time.perf_counter(), time.process_time()
                 eighteen.train(given.dataset, epochs=given.epochs, changes=CHANGES, runs_dir=folder, new=True)
                 taken[name] = time.perf_counter() - began, time.process_time() - began_cpu

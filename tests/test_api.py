@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import eighteen
+from eighteen.api import sources
 from eighteen.base import recipe as recipes
 
 SMALL = ("phases.0.size=32", "eval.size=32")
@@ -82,6 +84,14 @@ def test_training_on_a_folder_says_what_packing_refused(pictures, tmp_path):
         folder, recipe="demo", model=Net(), epochs=0.5, changes=SMALL, runs_dir=tmp_path / "runs", say=said.append
     )
     assert any("refused: 1, listed in" in line for line in said)
+
+
+def test_a_large_folder_is_not_packed_in_silence(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SAY_S", 0.0)
+    said = []
+    shutil.copytree(pictures, tmp_path / "photos")
+    assert sources.dataset_of(tmp_path / "photos", said.append).num_classes == 3
+    assert any(re.fullmatch(r"packed [1-9]\d* of 120 pictures", line) for line in said)
 
 
 def test_arrays_in_memory_are_a_source(tmp_path):

@@ -22,7 +22,7 @@ LAYERS = ("base", "data", "training", "advice", "results", "cloud", "api", "cli"
 ALSO = {"recipes": "base", "demo": "cli", "__main__": "cli"}  # what else stands at the top, and the layer that it is in
 BASE_IMPORTS = {"eighteen", "numpy", "pydantic", "pydantic_core", "tomli_w", *sys.stdlib_module_names}
 LIGHT = {  # modules that do not import torch at load, those of them that exist
-    "": ("__main__", "cli", "base*", "recipes*", "cloud*", "demo*"),
+    "": ("__main__", "cli*", "base*", "recipes*", "cloud*", "demo*"),
     "data.": ("sources", "pack", "shards", "index", "dataset"),
     "advice.": ("doctor", "plan", "parts", "feeding"),
     "results.": ("terminal", "tensorboard", "report", "live"),

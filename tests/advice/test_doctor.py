@@ -108,6 +108,7 @@ WELL = [
     seen(window=replace(BUSY, others=0.1)),
     seen(ON_GPU, replace(BUSY, own=8.0, others=2.0)),
     seen(trials=Trials(64, {64: 0.1, 128: 0.197, 32: 0.052})),
+    seen(trials=Trials(64, {64: 0.1, 128: 0.18, 256: 0.32, 512: 0.56})),  # twice the batch alone brings little
     seen(TWO, replace(BUSY, waits=[(0, 0.03), (0, 0.05)])),
     seen(pauses=Pauses(100.0, eval_s=2.0, num_evals=1, stall_s=0.1, save_s=1.0, num_saves=4)),
     seen(recipe={"optim.batch": 64, "phases.0.batch": 256, "optim.name": "sgd"}),
@@ -142,6 +143,29 @@ def test_twice_the_threads_decode_twice_as_fast_until_steps_or_processors_are_th
     assert gain(starved) == pytest.approx(10)  # steps take a tenth of the time
     half = replace(starved, data=0.5)
     assert gain(half) == pytest.approx(2)
+
+
+def test_twice_the_batch_also_makes_a_step_faster_where_that_was_seen():
+    def gain(trials):
+        (found,) = [one.gain for one in diagnose(seen(TWO, replace(BUSY, waits=[(0, 0.5), (0, 0.5)]), trials=trials))]
+        assert found is not None
+        return found.likely
+
+    assert gain(Trials()) == pytest.approx(1 / 0.75)
+    assert gain(Trials(32, {32: 0.1, 64: 0.18})) == pytest.approx(1 / (0.25 + 0.5 * 0.9))
+
+
+def test_what_keeping_pictures_brings_is_read_off_a_step_that_was_fed_by_kept_ones():
+    window = replace(BUSY, images=3000, other=0.1)  # 100 images/s
+
+    def gain(trials):
+        shown = seen(window=window, pictures=replace(PICTURES, fits=True), recipe=NEVER_KEPT, trials=trials)
+        (found,) = [one.gain for one in diagnose(shown) if one.code == "not-kept"]
+        assert found is not None
+        return found.likely
+
+    rate = window.images_per_s
+    assert gain(Trials(64, {64: 0.1}, kept_s=32 / rate)) == pytest.approx(1 / (0.1 + 0.9 / 2))
 
 
 STEP = {

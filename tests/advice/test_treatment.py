@@ -12,6 +12,7 @@ from PIL import Image
 import eighteen
 from eighteen import cli
 from eighteen.advice import examination, labels, likeness, remedy
+from eighteen.advice.alone import Alone
 from eighteen.advice.evidence import Evidence
 from eighteen.advice.finding import Finding, Gain
 from eighteen.base import recipe as recipes
@@ -71,6 +72,26 @@ def test_two_ranks_are_watched_as_well(packed):
 def test_a_run_is_examined_by_what_it_told(run, capsys):
     assert cli.main(["doctor", str(run)]) == 0
     assert "labels" in capsys.readouterr().err
+
+
+def test_what_keeping_pictures_would_bring_is_tried_on_a_few(packed):
+    recipe = recipes.load("small", batch=16, changes=[*SMALL, "data.keep=never"])
+    lines = list[str]()
+    seen = examination.examine(recipe, datasets.open(packed), watch_s=0.2, say=lines.append)
+    assert seen.trials.kept_s is not None
+    assert 0 < seen.trials.kept_s < 5
+    assert any("kept decoded" in line for line in lines)
+
+
+def test_a_rank_of_two_is_tried_with_its_share_of_the_processors(packed, monkeypatch):
+    threads = list[int]()
+    monkeypatch.setattr(Alone, "step", lambda self, row, count: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(Alone, "seconds", lambda self, row, counts, until: dict.fromkeys(counts, 0.1))
+    recipe, before = recipes.load("small", batch=16, changes=SMALL), torch.get_num_threads()
+    found = examination.experiments(recipe, datasets.open(packed), 2, 2, say=lambda line: None)
+    assert found.batch == 8
+    assert {*threads} == {max(1, before // 2)}
+    assert torch.get_num_threads() == before
 
 
 def test_a_run_without_steps_or_with_fix_is_refused(run, tmp_path, capsys):

@@ -23,7 +23,7 @@ import torch
 from eighteen.advice import parts as measurements
 from eighteen.advice.devices import Device, devices
 from eighteen.advice.measure import Progress, measure, ranks_here
-from eighteen.advice.offers import offers
+from eighteen.advice.offers import Offer
 from eighteen.advice.parts import Parts
 from eighteen.advice.plan import Known, Machine, Plan, Refused, Task, plans
 from eighteen.advice.rates import ELSEWHERE, Rates, Work, measured, published
@@ -78,7 +78,7 @@ def make(
     batch: int | None = None,
     changes: Sequence[str] = (),
     files: Sequence[Path] = (),
-    prices: Path | None = None,
+    offered: Sequence[Offer],
     counts: Sequence[int] = (1,),
     target: str | None = None,
     today: date,
@@ -86,14 +86,13 @@ def make(
     say: Say = lambda line: None,
     on_progress: Progress = lambda *_: None,
 ) -> Planned:
-    """Plan for this machine, or those whose measurements ``files`` hold, and for all offers of a price table.
+    """Plan for this machine, or those whose measurements ``files`` hold, and for what is offered.
 
     samples, side: of a dataset that exists only on paper, for which ``dataset`` stands in where something is measured
     counts: how many machines of an offer
     target: "top1=0.76": the recipe with the fewest pixels whose claim comes up to it
     Raises UsageError, DataError and MachineError before anything is measured, as far as that can be.
     """
-    offered = offers(prices)
     known_parts = [measurements.read(file) for file in files]
     is_whole = dataset.splits["train"].renditions["full"].kind == "raw"
     num_classes = dataset.num_classes if samples is None or is_whole else CLASSES

@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from eighteen.base.errors import MachineError, PeerLost
+from eighteen.base.errors import EighteenError, MachineError, PeerLost
 from eighteen.base.hardware import num_cpus
 from eighteen.base.world import FILE_STORE, World
 
@@ -93,13 +93,24 @@ def peers_needed(world: World) -> Iterator[None]:
         raise PeerLost(f"train on {world.size} ranks", got=got, need="all ranks until the end", hint=hint) from error
 
 
-def share(value: Any, world: World, device: torch.device) -> Any:
-    """The first rank's ``value`` (anything JSON could hold), on every rank."""
+def share(value: Any, world: World, device: torch.device, *, source: int = 0) -> Any:
+    """The ``value`` (anything JSON could hold) of one rank, the first if no other is named, on every rank."""
     if world.size == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=device)
+    dist.broadcast_object_list(box, src=source, device=device)
     return box[0]
+
+
+def require_all(failure: EighteenError | None, world: World, device: torch.device) -> None:
+    """Go on if no rank has failed; else raise its own ``failure`` on each that has, and PeerLost on the others."""
+    failed = gather(torch.tensor([int(failure is not None)], device=device), world).flatten().tolist()
+    if failure is not None:
+        raise failure
+    if any(failed):
+        got = f"an error on {' and '.join(f'rank {rank}' for rank, is_ in enumerate(failed) if is_)}"
+        need, hint = "every rank to make itself ready", "what that rank said"
+        raise PeerLost(f"train on {world.size} ranks", got=got, need=need, hint=hint)
 
 
 def sum_(tensor: Tensor, world: World) -> Tensor:

@@ -1,0 +1,52 @@
+"""The program, without its commands, and what they share: how they are asked and how they answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from eighteen import __version__
+from eighteen.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)]
+
+app = App(
+    name="eighteen",
+    help="Train image classifiers as fast and as cheaply as the hardware allows.",
+    version=lambda: _version(),
+    help_format="plaintext",
+)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """What draws tables and progress."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def numbers(flag: str, text: str) -> tuple[int, ...]:
+    """``352,160`` as numbers; UsageError, which names the flag, for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise UsageError(flag, got=repr(text), need="numbers with commas between", hint=f"{flag} 352,160") from None
+
+
+def _version() -> str:
+    from eighteen.data.decoding import DECODER
+
+    return f"eighteen {__version__}, decoder: {DECODER}"

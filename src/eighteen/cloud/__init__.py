@@ -1,0 +1,1 @@
+"""Plans to machines: what they cost now."""

@@ -1,0 +1,126 @@
+"""What AWS asks for machines at this moment, in all regions at once. Nothing is rented, and no answer costs anything.
+
+In: instance types, regions. Out: spot prices of each zone, prices on demand, and which region did not answer, and why.
+boto3 (the extra ``aws``) asks; it finds credentials where every tool for AWS does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from eighteen.advice.quotes import Spot, spot
+from eighteen.base.errors import MachineError
+
+SOURCE = "DescribeSpotPriceHistory and GetProducts of AWS"
+PLATFORM = "Linux/UNIX"
+ASK_FROM = "us-east-1"  # where the list of regions and the prices on demand are to be had
+AT_ONCE = 32  # questions
+CONNECT_S, ANSWER_S, TRIES = 5, 20, 3
+HINT = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws configure; --table, for the dated prices"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """on_demand: dollars an hour, by instance and region      silent: why a region told nothing, by its name"""
+
+    spots: Sequence[Spot]
+    on_demand: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
+
+
+def ask(instances: Sequence[str], *, regions: Sequence[str] = (), hours: float = 24.0, now: datetime) -> Answers:
+    """Spot prices of the last hours and prices on demand of these instance types.
+
+    regions: all that the account may use, if left out
+    Raises MachineError without boto3 or credentials, and where no region answers.
+    """
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        need, hint = "boto3, the extra aws", "uv pip install 'eighteen[aws]'; --table, for the dated prices"
+        raise MachineError("ask AWS for prices", got="no boto3", need=need, hint=hint) from None
+    failures = (BotoCoreError, ClientError)
+    if boto3.Session().get_credentials() is None:
+        need = "those of an account; asking costs nothing"
+        raise MachineError("ask AWS for prices", got="no credentials", need=need, hint=HINT)
+    try:
+        asked = list(regions) or _regions()
+    except failures as error:
+        raise MachineError("ask AWS for its regions", got=_why(error), need="an answer", hint=HINT) from None
+    spots, on_demand, silent = list[Spot](), dict[tuple[str, str], float](), dict[str, str]()
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        histories = {region: threads.submit(_spots, region, instances, now, hours) for region in asked}
+        for region, history in histories.items():
+            try:
+                spots += history.result()
+            except failures as error:
+                silent[region] = _why(error)
+        pairs = sorted({(one.instance, one.region) for one in spots})
+        for pair, answer in {pair: threads.submit(_on_demand, *pair) for pair in pairs}.items():
+            try:
+                on_demand |= {pair: usd_h} if (usd_h := answer.result()) else {}
+            except failures as error:
+                silent["prices on demand"] = _why(error)
+    if asked and silent.keys() >= {*asked}:
+        got = "; ".join(f"{region}: {why}" for region, why in silent.items())
+        raise MachineError("ask AWS for prices", got=got, need="an answer from one region at least", hint=HINT)
+    return Answers(spots, on_demand, silent)
+
+
+def _client(service: str, region: str) -> Any:
+    """A client of its own for each question: one session is not to be shared by threads."""
+    import boto3
+    from botocore.config import Config
+
+    retries = {"max_attempts": TRIES, "mode": "standard"}
+    patience = Config(connect_timeout=CONNECT_S, read_timeout=ANSWER_S, retries=retries)
+    return boto3.session.Session().client(service, region_name=region, config=patience)
+
+
+def _regions() -> list[str]:
+    return sorted(one["RegionName"] for one in _client("ec2", ASK_FROM).describe_regions()["Regions"])
+
+
+def _spots(region: str, instances: Sequence[str], now: datetime, hours: float) -> list[Spot]:
+    begins = now - timedelta(hours=hours)
+    pages = _client("ec2", region).get_paginator("describe_spot_price_history")
+    told: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
+    asked = {"InstanceTypes": [*instances], "ProductDescriptions": [PLATFORM], "StartTime": begins, "EndTime": now}
+    for one in _rows(pages.paginate(**asked)):
+        place = one["InstanceType"], one["AvailabilityZone"]
+        told.setdefault(place, []).append((one["Timestamp"], float(one["SpotPrice"])))
+    return [spot(instance, region, zone, prices, begins=begins, ends=now) for (instance, zone), prices in told.items()]
+
+
+def _rows(pages: Any) -> Iterator[Mapping[str, Any]]:
+    for page in pages:
+        yield from page["SpotPriceHistory"]
+
+
+def _on_demand(instance: str, region: str) -> float | None:
+    """Dollars an hour for Linux on shared hardware; None where it is not to be had."""
+    wanted = {
+        "instanceType": instance,
+        "regionCode": region,
+        "operatingSystem": "Linux",
+        "tenancy": "Shared",
+        "preInstalledSw": "NA",
+        "capacitystatus": "Used",
+    }
+    filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
+    found = _client("pricing", ASK_FROM).get_products(ServiceCode="AmazonEC2", Filters=filters)["PriceList"]
+    terms = (term for product in found for term in json.loads(product)["terms"]["OnDemand"].values())
+    prices = (float(one["pricePerUnit"]["USD"]) for term in terms for one in term["priceDimensions"].values())
+    return max(prices, default=None) or None
+
+
+def _why(error: Exception) -> str:
+    """In a line; of an answer that refuses, its code and words."""
+    told = getattr(error, "response", {}).get("Error", {})
+    return f"{told['Code']}: {told.get('Message', '')}" if "Code" in told else str(error).splitlines()[0]
