@@ -110,6 +110,7 @@ WELL = [
     seen(trials=Trials(64, {64: 0.1, 128: 0.197, 32: 0.052})),
     seen(trials=Trials(64, {64: 0.1, 128: 0.18, 256: 0.32, 512: 0.56})),  # twice the batch alone brings little
     seen(TWO, replace(BUSY, waits=[(0, 0.03), (0, 0.05)])),
+    seen(replace(TWO, num_weights=100_000), replace(BUSY, waits=[(0, 0.3), (0, 0.3)])),  # too few bytes for that
     seen(pauses=Pauses(100.0, eval_s=2.0, num_evals=1, stall_s=0.1, save_s=1.0, num_saves=4)),
     seen(recipe={"optim.batch": 64, "phases.0.batch": 256, "optim.name": "sgd"}),
     seen(pictures=PICTURES),
@@ -147,7 +148,8 @@ def test_twice_the_threads_decode_twice_as_fast_until_steps_or_processors_are_th
 
 def test_twice_the_batch_also_makes_a_step_faster_where_that_was_seen():
     def gain(trials):
-        (found,) = [one.gain for one in diagnose(seen(TWO, replace(BUSY, waits=[(0, 0.5), (0, 0.5)]), trials=trials))]
+        heavy, waiting = replace(TWO, num_weights=10_000_000), replace(BUSY, waits=[(0, 0.5), (0, 0.5)])
+        (found,) = [one.gain for one in diagnose(seen(heavy, waiting, trials=trials))]
         assert found is not None
         return found.likely
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from eighteen.base import recipe as recipes
@@ -52,7 +50,7 @@ def begin(parent, *ends, name="flowers", recipe="fast", digest="d"):
 
 def unfinished(parent, name="flowers", recipe="fast", dataset="/data.e18", digest="d"):
     chosen = recipes.load(recipe, side=32)
-    return list(rundir.unfinished(parent, name, recipe=chosen, dataset=Path(dataset), digest=digest))
+    return list(rundir.unfinished(parent, name, recipe=chosen, place=dataset, digest=digest))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +82,7 @@ def test_a_run_of_another_recipe_name_or_dataset_is_another(tmp_path, other):
 
 
 def test_a_tuned_run_is_one_of_the_recipe_that_it_was_tuned_from(tmp_path):
-    asked, facts = recipes.load("fast"), {"dataset": Path("/data.e18"), "digest": "d"}
+    asked, facts = recipes.load("fast"), {"place": "/data.e18", "digest": "d"}
     tuned = recipes.load("fast", changes=["phases.0.micro_batch=64"])
     about = {"command": "x\n/data.e18", "environment": {"dataset_digest": "d"}}
     record = {"v": 1, "asked": {"recipe": recipes.dump(asked), "tuning": "parts"}, "found": {}}

@@ -20,6 +20,7 @@ SKEW = 0.1  # of the time: the rank that all wait for waits so much less than th
 LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
 DOUBLED = 1.15  # times as fast with twice the batch: a quarter of a step is not for its pictures
 SMALL, LARGE = 1.3, 1.2  # times as fast a larger batch, or smaller parts, must be: both change what is learned
+LOCAL_BYTES_S = 250e6  # that gradients travel between processes of a machine, at least: what is slower are waits
 KNEE = 0.95  # of the best images/s
 FULL = 0.92  # of a GPU's memory
 SCALING = 0.8  # of what more processors could bring, that they do
@@ -246,6 +247,10 @@ def communication(seen: Evidence) -> Iterator[Finding]:
     share = sum(waits) / len(waits)
     step_s = now.seconds * (1 - now.other) / max(1, now.num_steps)
     sent = 4 * setup.num_weights
+    if setup.is_cpu and setup.world == setup.local_world:
+        share = min(share, 2 * sent / LOCAL_BYTES_S / step_s)  # processes that share processors wait now and then
+    if share / 2 < LEAST_SHARE:
+        return  # twice the batch would not save more than that
     link = "between machines" if setup.world > setup.local_world else "between this machine's ranks"
     rate = 2 * (setup.world - 1) / setup.world * sent / max(1e-9, share * step_s)
     halved = 1 / (share / 2 + (1 - share) / _doubled(seen))

@@ -16,6 +16,7 @@ from eighteen.base.files import unwritable_is_said
 from eighteen.base.lock import held
 from eighteen.base.recipe import Recipe
 from eighteen.base.rundir import RunDir
+from eighteen.data.places import is_url
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,13 +26,14 @@ def located(run: str, runs_dir: Path) -> tuple[RunDir, str]:
     """A run to go on with, and where copies of its checkpoints lie, or ""; a copy gets a folder in ``runs_dir``."""
     from eighteen.training import copies
 
-    if copies.is_url(run) or copies.is_copy(Path(run)):
+    if is_url(run) or copies.is_copy(Path(run)):
         return copies.fetch_run(run, runs_dir)
     folder = rundir.open(run)
     return folder, recipes.load(str(folder.recipe)).train.checkpoint_to
 
 
-def path_of_dataset(run: RunDir) -> str:
+def place_of_dataset(run: RunDir) -> str:
+    """A path or a URL."""
     return (run.path / "command.txt").read_text("utf-8").splitlines()[-1]
 
 

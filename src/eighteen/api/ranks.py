@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eighteen.api.going_on import place_of_dataset
 from eighteen.api.sinks import sinks, watch, watched
-from eighteen.api.sources import open
+from eighteen.api.sources import fetched, open
 from eighteen.base import recipe as recipes
 from eighteen.base import result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
@@ -20,6 +21,7 @@ from eighteen.base.recipe import Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
 from eighteen.data.dataset import Dataset
+from eighteen.data.places import is_url
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +117,9 @@ def _agreed(
             made = error
     paths = None
     if isinstance(made, tuple):
-        paths = {"run": str(made[0].path), "dataset": str(made[1].path), "digest": made[1].digest}
+        place = place_of_dataset(made[0])
+        paths = {"run": str(made[0].path), "dataset": place if is_url(place) else str(made[1].path)}
+        paths["digest"] = made[1].digest
     paths = dist.share(paths, here, device)
     if tuned and paths and "recipe" in paths:
         with suppress(EighteenError):  # which the first rank has, too
@@ -135,7 +139,7 @@ def _there(paths: Mapping[str, str], here: world.World, device: torch.device) ->
 
     dataset, failure = None, None
     try:
-        dataset = open(paths["dataset"])
+        dataset = fetched(paths["dataset"], lambda line: None)
         if dataset.digest != paths["digest"]:
             got, need = "another dataset than on the first rank's machine", f"the one with the digest {paths['digest']}"
             raise DataError(f"open {dataset.path}", got=got, need=need, hint="copy it from there")

@@ -11,8 +11,10 @@ from time import monotonic
 from typing import ParamSpec
 
 from eighteen.data import dataset as datasets
+from eighteen.data import staging
 from eighteen.data.dataset import Dataset
 from eighteen.data.pack import pack as pack_source
+from eighteen.data.places import absolute, is_url
 from eighteen.data.report import PackReport
 
 P = ParamSpec("P")
@@ -41,23 +43,38 @@ def dataset_of(data: Dataset | str | os.PathLike[str], say: Callable[[str], obje
     if isinstance(data, Dataset):
         return data
     path = Path(data)
-    if path.suffix == ".e18" or (path / datasets.FACTS).exists():
-        return open(path)
+    if path.suffix == ".e18" or (path / datasets.FACTS).exists() or is_url(os.fspath(data)):
+        return fetched(os.fspath(data), say)
     packed = beside(path)
     say(f"packing {path} into {packed}")
-    for line in pack_source(path, packed, on_progress=_now_and_then(say)).lines():  # what was refused, too
+    report = pack_source(path, packed, on_progress=_now_and_then(say, "packed", "pictures"))
+    for line in report.lines():  # what was refused, too
         say(line)
     return open(packed)
 
 
-def _now_and_then(say: Callable[[str], object]) -> Callable[[int, int, int], None]:
-    """Tells how many pictures are packed, for whoever waits for a large source."""
+def fetched(place: str, say: Callable[[str], object]) -> Dataset:
+    """The dataset with a path, or with a URL, from where it is brought to this machine first."""
+    if not is_url(place):
+        return open(place)
+    absolute(place, flag="the dataset")
+    say(f"bringing {place} to {staging.folder()}, as far as it is not there")
+    return open(staging.stage(place, staging.folder(), on_progress=_now_and_then(say, "brought", "files")))
+
+
+def named(data: Dataset | str | os.PathLike[str], dataset: Dataset) -> str:
+    """What a run goes by when it goes on, here or on another machine: the dataset's URL if it has one, or its path."""
+    return data if isinstance(data, str) and is_url(data) else str(dataset.path.resolve())
+
+
+def _now_and_then(say: Callable[[str], object], done_to: str, what: str) -> Callable[[int, int, int], None]:
+    """Tells how far it is, for whoever waits for a large source."""
     told = monotonic()
 
     def tell(done: int, total: int, _num_bytes: int) -> None:
         nonlocal told
         if (now := monotonic()) - told >= SAY_S:
-            say(f"packed {done:,} of {total:,} pictures")
+            say(f"{done_to} {done:,} of {total:,} {what}")
             told = now
 
     return tell

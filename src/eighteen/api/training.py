@@ -12,9 +12,9 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal
 
-from eighteen.api.going_on import bring_copies, go_on, located, path_of_dataset, saved_step, take, with_cost
+from eighteen.api.going_on import bring_copies, go_on, located, place_of_dataset, saved_step, take, with_cost
 from eighteen.api.ranks import num_ranks, start
-from eighteen.api.sources import dataset_of, open
+from eighteen.api.sources import dataset_of, fetched, named
 from eighteen.base import budget as budgets
 from eighteen.base import recipe as recipes
 from eighteen.base import request, rundir, world
@@ -27,6 +27,7 @@ from eighteen.base.recipe import Budget, Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
 from eighteen.data.dataset import Dataset
+from eighteen.data.places import absolute
 from eighteen.data.plan import TINY_SIDE
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def train(
     batch = None if batch == "auto" else batch
     let_threads_sleep()
     if recipe != "auto" and init is None:  # what is wrong in it is said before torch is loaded: in a second, not four
-        named = model if isinstance(model, str) else None
-        recipes.load(recipe, model=named, epochs=epochs, batch=batch, changes=changes, side=TINY_SIDE)
+        known = model if isinstance(model, str) else None
+        recipes.load(recipe, model=known, epochs=epochs, batch=batch, changes=changes, side=TINY_SIDE)
     from eighteen.training.preflight import preflight
     from eighteen.training.resolve import resolve
 
@@ -150,15 +151,16 @@ def train(
             freeze_to=freeze_to,
         )
         if module is not None:
-            named = resolved.model.model_copy(update={"name": _path_of(module), "args": {}})
-            resolved = resolved.model_copy(update={"model": named})
+            own = resolved.model.model_copy(update={"name": _path_of(module), "args": {}})
+            resolved = resolved.model_copy(update={"model": own})
         resolved = _with_copies(resolved, checkpoint_to)
         asked = budgets.ask(resolved.budget, time=time, until=until, cost=cost, price_usd_h=price_usd_h, epochs=epochs)
         resolved = resolved.model_copy(update={"budget": asked})
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=Path(runs_dir), model=module)
         called = name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip(".")
         rundir.check_name(called)
-        parent, facts = Path(runs_dir), {"recipe": resolved, "dataset": dataset.path, "digest": dataset.digest}
+        place = named(data, dataset)
+        parent, facts = Path(runs_dir), {"recipe": resolved, "place": place, "digest": dataset.digest}
         with unwritable_is_said(parent, hint=f"df -h {runs_dir}, or --runs-dir another"):
             parent.mkdir(parents=True, exist_ok=True)
             with alone(parent):  # or two commands at once would both go on with one run
@@ -169,7 +171,7 @@ def train(
                 if tuning:
                     resolved, record = _with_tuned(resolved, tuned(resolved, dataset), tuning, say)
                 about = {**environment(), "dataset_digest": dataset.digest}
-                new_run = {"recipe": resolved, "command": _command(dataset), "environment": about, "tuned": record}
+                new_run = {"recipe": resolved, "command": _command(place), "environment": about, "tuned": record}
                 with alone(parent):
                     run = rundir.create(parent, called, **new_run)
                     take(run, stack, say)
@@ -218,10 +220,10 @@ def resume(
         folder, url = located(os.fspath(run), Path(runs_dir))
         if (end := folder.end()) and end["reason"] in ENDED:
             got = f"one that ended at step {end['step']}: {end['reason']}"
-            hint = f"eighteen eval {folder.path} {data or path_of_dataset(folder)}"
+            hint = f"eighteen eval {folder.path} {data or place_of_dataset(folder)}"
             raise UsageError(f"resume {folder.path}", got=got, need="a run that is not finished", hint=hint)
         recipe = with_cost(folder, cost)
-        dataset = open(data or path_of_dataset(folder))
+        dataset = fetched(os.fspath(data or place_of_dataset(folder)), say)
         take(folder, stack, say)
         if cost is not None:
             write_atomic(folder.recipe, recipes.dump(recipe))
@@ -261,7 +263,7 @@ def stop(
         end, hint = folder.end(), f"eighteen train --resume {folder.path}, to go on with it"
         got = f"one that ended at step {end['step']}: {end['reason']}" if end else "one that no process trains"
         if end and end["reason"] in ENDED:
-            hint = f"eighteen eval {folder.path} {path_of_dataset(folder)}"
+            hint = f"eighteen eval {folder.path} {place_of_dataset(folder)}"
         raise UsageError(f"stop {folder.path}", got=got, need="a run that trains", hint=hint)
     follower, end, running = Follower(folder.events), None, True
     follower.new()
@@ -284,7 +286,7 @@ def _with_copies(recipe: Recipe, url: str | None) -> Recipe:
         return recipe
     from eighteen.training import copies
 
-    place = copies.absolute(url)
+    place = absolute(url, flag="--checkpoint-to")
     copies.require_place(place)
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_to": place})})
 
@@ -320,6 +322,6 @@ def _path_of(module: nn.Module) -> str:
     return f"{type(module).__module__}:{type(module).__qualname__}"
 
 
-def _command(dataset: Dataset) -> str:
-    """The command line, and the dataset's path on a line of its own, which ``resume`` reads."""
-    return f"{shlex.join(sys.argv)}\n{dataset.path.resolve()}"
+def _command(place: str) -> str:
+    """The command line, and where the dataset lies on a line of its own, which ``resume`` reads."""
+    return f"{shlex.join(sys.argv)}\n{place}"

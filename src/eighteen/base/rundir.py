@@ -169,10 +169,11 @@ FINAL = {"done", "patience", "until", "Diverged", "BudgetSpent", "UsageError", "
 
 
 def unfinished(
-    parent: Path, name: str, *, recipe: Recipe, dataset: Path, digest: str, tuning: str | None = None
+    parent: Path, name: str, *, recipe: Recipe, place: str, digest: str, tuning: str | None = None
 ) -> Iterator[RunDir]:
     """The runs called ``name`` with this recipe on this dataset that did not come to their end, the newest first.
 
+    place: where the dataset lies, as the last line of command.txt has it
     digest: of the dataset, which the environment of a run has as ``dataset_digest``
     tuning: what the recipe was to be tuned for, which changes it; None: nothing
     """
@@ -183,7 +184,7 @@ def unfinished(
             is_same = (
                 re.fullmatch(r"\d{8}T\d{6}Z(\.\d+)?", path.name.removeprefix(f"{name}-"))
                 and _asked(run) == asked
-                and (path / "command.txt").read_text("utf-8").splitlines()[-1] == str(dataset.resolve())
+                and (path / "command.txt").read_text("utf-8").splitlines()[-1] == place
                 and run.read_environment().get("dataset_digest") == digest
             )
         except (OSError, ValueError, TypeError, LookupError):  # one that was killed while it was made

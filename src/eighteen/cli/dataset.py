@@ -82,6 +82,22 @@ def check(dataset: Path) -> None:
 
 
 @app.command
+def push(dataset: Path, url: str) -> None:
+    """Send a dataset to where other machines can get it from: eighteen train URL/NAME.e18.
+
+    Args:
+        dataset: A packed dataset, NAME.e18.
+        url: A folder: s3://bucket/datasets, or whatever fsspec reaches; or a mounted path.
+    """
+    from eighteen.data import places, staging
+    from eighteen.results import packing
+
+    url = places.absolute(url, flag="push")
+    with packing.progress(console(stderr=True), f"sending {dataset}") as on_progress:
+        print(f"sent to {staging.push(dataset, url, on_progress=on_progress)}")
+
+
+@app.command
 def preview(
     dataset: Path,
     *,

@@ -15,7 +15,7 @@ from eighteen.cli.app import Changes, app, console
 
 @app.command
 def train(
-    data: Path | None = None,
+    data: str | None = None,
     *,
     recipe: str = "auto",
     model: str | None = None,
@@ -45,7 +45,7 @@ def train(
     The same command again goes on with its run, if that was stopped or killed.
 
     Args:
-        data: A packed dataset, or a source, which is packed beside itself first.
+        data: A packed dataset, also at a URL (s3://bucket/photos.e18); or a source, which is packed beside itself.
         recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machine.
         model: A timm name, or package.module:function.
         epochs: Stretch the recipe to this many.

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-from eighteen.base.errors import DataError, MachineError, UsageError
+from eighteen.base.errors import DataError
 from eighteen.base.files import sync_file, sync_folder, write_atomic, write_json
 from eighteen.base.hardware import environment
 from eighteen.base.rundir import RunDir
+from eighteen.data import places
+from eighteen.data.places import Place, reaching
 from eighteen.training import checkpoint
 from eighteen.training.checkpoint import COMMIT, settle
 
@@ -28,45 +27,10 @@ ONCE = ("command.txt", "recipe.toml")  # in this order: with recipe.toml it is a
 PART = 2**22  # bytes at a time
 
 
-class Place(NamedTuple):
-    """A folder on some filesystem."""
-
-    files: Any  # fsspec's AbstractFileSystem, which has no types
-    path: str
-
-    def __truediv__(self, name: str) -> Place:
-        return Place(self.files, f"{self.path.rstrip('/')}/{name}")
-
-    def exists(self) -> bool:
-        return self.files.exists(self.path)
-
-    def names(self) -> list[str]:
-        """What lies in it, sorted; nothing if it is not there."""
-        try:
-            return sorted(PurePosixPath(found).name for found in self.files.ls(self.path, detail=False))
-        except FileNotFoundError:
-            return []
-
-
-def absolute(url: str) -> str:
-    """A path without its relative part, so that it means the same from any folder; a URL as it is.
-
-    raises UsageError for a URL with a password in it, which would be kept in recipe.toml
-    """
-    if urlsplit(url).password:
-        got, hint = "a password in it", "the environment, as its provider reads it (AWS_PROFILE and the like)"
-        raise UsageError("--checkpoint-to", got=got, need="a URL without secrets", hint=hint)
-    return url if is_url(url) else str(Path(url).absolute())
-
-
-def is_url(text: str) -> bool:
-    return "://" in text
-
-
 def require_place(url: str) -> None:
     """MachineError unless a folder can be made, and written into, at ``url``."""
-    with _reaching("write checkpoints to", url):
-        place = _place(url)
+    with reaching("write checkpoints to", url):
+        place = places.at(url)
         place.files.makedirs(place.path, exist_ok=True)
         probe = place / ".eighteen"
         probe.files.pipe_file(probe.path, b"")
@@ -78,8 +42,8 @@ def copy(run: RunDir, saved: Path, url: str, *, kept: Collection[str]) -> None:
 
     Safe to call from a thread, one call at a time. Raises MachineError, in four parts, whatever goes wrong.
     """
-    with _reaching("copy a checkpoint to", url):
-        home = _place(url) / run.path.name
+    with reaching("copy a checkpoint to", url):
+        home = places.at(url) / run.path.name
         home.files.makedirs((home / "checkpoints").path, exist_ok=True)
         for name in ONCE:
             if not (home / name).exists():
@@ -101,8 +65,8 @@ def fetch(run: RunDir, url: str) -> list[str]:
     MachineError if ``url`` cannot be read.
     """
     told = []
-    with _reaching("read checkpoints from", url):
-        there = _place(url) / run.path.name / "checkpoints"
+    with reaching("read checkpoints from", url):
+        there = places.at(url) / run.path.name / "checkpoints"
         settle(run.checkpoints)
         newest = _newest_step(run)
         for name, step in reversed(_steps(there)):
@@ -127,8 +91,8 @@ def fetch_run(origin: str, runs_dir: Path) -> tuple[RunDir, str]:
     url, _, name = origin.rstrip("/").rpartition("/")
     run = RunDir(runs_dir / name)
     if not run.recipe.is_file():
-        with _reaching("read the run", origin):
-            texts = {once: _read(_place(origin) / once) for once in ONCE}
+        with reaching("read the run", origin):
+            texts = {once: (places.at(origin) / once).read() for once in ONCE}
         if None in texts.values():
             need, hint = "a run that --checkpoint-to has copied", f"eighteen train --resume {url}/RUN"
             raise DataError(f"fetch the run {origin}", got="no recipe.toml there", need=need, hint=hint)
@@ -151,14 +115,6 @@ def _newest_step(run: RunDir) -> int:
         return checkpoint.newest(run).step
     except DataError:
         return -1
-
-
-def _place(url: str) -> Place:
-    import fsspec  # 0.1 s, and only where somebody asked for copies
-
-    files, path = fsspec.url_to_fs(url)
-    files.invalidate_cache()  # what others wrote since
-    return Place(files, path)
 
 
 def _steps(folder: Place) -> list[tuple[str, int]]:
@@ -195,30 +151,9 @@ def _download(place: Place, folder: Path) -> None:
     settle(folder)
 
 
-def _read(place: Place) -> bytes | None:
-    try:
-        return place.files.cat_file(place.path)
-    except FileNotFoundError:
-        return None
-
-
 def _delete(place: Place) -> None:
     """The commit mark first, so that a half-deleted copy does not count."""
     if (place / COMMIT).exists():
         place.files.rm_file((place / COMMIT).path)
     if place.exists():
         place.files.rm(place.path, recursive=True)
-
-
-@contextmanager
-def _reaching(tried: str, url: str) -> Iterator[None]:
-    """Whatever a filesystem of fsspec raises, and each has its own, as a MachineError."""
-    try:
-        yield
-    except (MachineError, DataError, UsageError):
-        raise
-    except Exception as error:
-        got = f"{type(error).__name__}: {str(error) or 'nothing more'}"
-        protocol = url.partition("://")[0] if is_url(url) else "file"
-        hint = f"a path, or pip install what fsspec needs for {protocol}://, and give it its credentials"
-        raise MachineError(f"{tried} {url}", got=got, need="a place that can be reached", hint=hint) from error
