@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+LEAST_SHARE = 0.05  # of the time: what costs less is not worth a word
+
 
 class Gain(NamedTuple):
     """How many times as fast the run would be without it: at least, likely and at most."""
