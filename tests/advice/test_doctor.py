@@ -157,17 +157,17 @@ def test_twice_the_batch_also_makes_a_step_faster_where_that_was_seen():
     assert gain(Trials(32, {32: 0.1, 64: 0.18})) == pytest.approx(1 / (0.25 + 0.5 * 0.9))
 
 
-def test_what_keeping_pictures_brings_is_read_off_a_step_that_was_fed_by_kept_ones():
-    window = replace(BUSY, images=3000, other=0.1)  # 100 images/s
+def test_what_keeping_pictures_or_more_of_them_brings_is_read_off_steps_that_the_loader_fed():
+    window, alone = replace(BUSY, other=0.1), {32: 0.1, 64: 0.12}
 
-    def gain(trials):
+    def gains(trials):
         shown = seen(window=window, pictures=replace(PICTURES, fits=True), recipe=NEVER_KEPT, trials=trials)
-        (found,) = [one.gain for one in diagnose(shown) if one.code == "not-kept"]
-        assert found is not None
-        return found.likely
+        return {one.code: one.gain.likely for one in diagnose(shown) if one.gain}
 
-    rate = window.images_per_s
-    assert gain(Trials(64, {64: 0.1}, kept_s=32 / rate)) == pytest.approx(1 / (0.1 + 0.9 / 2))
+    found = gains(Trials(32, alone, fed_s=0.2, kept_s=0.1, knee_s=0.28))
+    assert found["not-kept"] == pytest.approx(1 / (0.1 + 0.9 / 2))
+    assert found["small-batch"] == pytest.approx(1 / (0.1 + 0.9 * 0.7))
+    assert "small-batch" not in gains(Trials(32, alone, fed_s=0.2, kept_s=0.1, knee_s=0.39))  # the loader is narrower
 
 
 STEP = {

@@ -13,11 +13,9 @@ from eighteen.advice.evidence import Evidence
 from eighteen.advice.finding import LEAST_SHARE, Finding, Gain, around, fixed
 
 SKEW = 0.1  # of the time: the rank that all wait for waits so much less than the others
-LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
 DOUBLED = 1.15  # times as fast with twice the batch: a quarter of a step is not for its pictures
 SMALL, LARGE = 1.3, 1.2  # times as fast a larger batch, or smaller parts, must be: both change what is learned
 LOCAL_BYTES_S = 250e6  # that gradients travel between processes of a machine, at least: what is slower are waits
-KNEE = 0.95  # of the best images/s
 FULL = 0.92  # of a GPU's memory
 SCALING = 0.8  # of what more processors could bring, that they do
 EVAL_SHARE = 0.02  # of the time, that evaluations may well take
@@ -82,11 +80,9 @@ def batch_size(seen: Evidence) -> Iterator[Finding]:
     now, trials = seen.window, seen.trials
     if not now or len(trials.step_s) < 2 or trials.batch not in trials.step_s:
         return
-    most = seen.setup.num_samples // seen.setup.world // LEAST_STEPS
-    speeds = {size: size / seconds for size, seconds in trials.step_s.items() if size <= max(trials.batch, most)}
-    ours, best = speeds[trials.batch], max(speeds.values())
-    knee = min(size for size, rate in speeds.items() if rate >= KNEE * best)
-    gain = gains.of_steps(seen.setup, now, ours / speeds[knee])
+    speeds = {size: size / seconds for size, seconds in trials.step_s.items()}
+    knee = gains.knee(seen.setup, trials)
+    gain = gains.of_knee(seen.setup, now, trials)
     shown = ", ".join(f"{rate:,.0f} at {size}" for size, rate in sorted(speeds.items()))
     if _doubled(seen) >= DOUBLED and knee > trials.batch and gain >= SMALL:
         times = knee // trials.batch

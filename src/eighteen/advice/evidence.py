@@ -129,14 +129,17 @@ class Trials:
 
     step_s: seconds of a rank's step of so many pictures      other_s: of one of ``batch`` in the other precision
     small_work_s: threads' seconds for each picture from a rendition that just suffices
-    kept_s: seconds of a rank's step of ``batch`` pictures that are cropped from memory meanwhile
+    fed_s: seconds of a rank's step of ``batch`` pictures, which the loader makes meanwhile as it did
+    kept_s: of one whose pictures it only crops from memory      knee_s: of one of ``gains.knee`` pictures
     """
 
     batch: int = 0
     step_s: Mapping[int, float] = field(default_factory=dict)
     other_s: float | None = None
     small_work_s: float | None = None
+    fed_s: float | None = None
     kept_s: float | None = None
+    knee_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from eighteen.advice import alone, evidence, likeness
+from eighteen.advice import alone, evidence, gains, likeness
 from eighteen.advice.alone import Alone
-from eighteen.advice.evidence import Evidence, Pictures, Trials, Window
+from eighteen.advice.evidence import Evidence, Pictures, Setup, Trials, Window
 from eighteen.advice.feeding import Setting, Task
 from eighteen.advice.passes import make_pass, some
 from eighteen.base import events, machine, request, rundir
@@ -84,12 +84,8 @@ def of_events(recipe: Recipe, data: Dataset | None, seen: list[Event], *, trials
     setup, now = evidence.setup(_start(seen)), evidence.window(seen)
     gpus = [] if setup.is_cpu else list(_gpus())
     pictures = looked_at(recipe, data, now) if data else None
-    if trials and data and now and pictures and not now.is_kept and pictures.side > pictures.needed:
-        say("decoding some pictures that are made smaller")
-        trials = replace(trials, small_work_s=small_work_s(data, pictures, now))
-    if trials and data and now and pictures and pictures.fits and recipe.data.keep == "never":
-        say("training on some pictures that are kept decoded")
-        trials = replace(trials, kept_s=kept_s(recipe, data, setup.local_world, now, trials.batch))
+    if trials and data and now and pictures:
+        trials = _fed(recipe, data, setup, now, pictures, trials, say)
     return Evidence(
         setup=setup,
         window=now,
@@ -260,12 +256,31 @@ def small_work_s(data: Dataset, pictures: Pictures, now: Window) -> float:
     return now.work_s * taken.get(str(side), taken["full"]) / taken["full"]
 
 
-def kept_s(recipe: Recipe, data: Dataset, local_ranks: int, now: Window, count: int) -> float:
-    """Seconds of a step of so many pictures that are only cropped meanwhile: there are a few, decoded before."""
+def _fed(
+    recipe: Recipe, data: Dataset, setup: Setup, now: Window, pictures: Pictures, trials: Trials, say: Say
+) -> Trials:
+    """What else is worth trying, now that it is seen what the loader does, and with it at work."""
+    if not now.is_kept and pictures.side > pictures.needed:
+        say("decoding some pictures that are made smaller")
+        trials = replace(trials, small_work_s=small_work_s(data, pictures, now))
+    is_keeping = pictures.fits and recipe.data.keep == "never"
+    if is_keeping or gains.knee(setup, trials) > trials.batch:
+        say("training with pictures from the loader" + (", and with some that are kept decoded" if is_keeping else ""))
+        fed = partial(fed_s, recipe, data, setup, now)
+        kept_s = fed(trials.batch, is_kept=True) if is_keeping else None
+        knee_s = fed(gains.knee(setup, trials), is_kept=now.is_kept)
+        trials = replace(trials, fed_s=fed(trials.batch, is_kept=now.is_kept), kept_s=kept_s, knee_s=knee_s)
+    return trials
+
+
+def fed_s(recipe: Recipe, data: Dataset, setup: Setup, now: Window, count: int, *, is_kept: bool) -> float:
+    """Seconds of a step of so many pictures that the loader makes meanwhile: only crops, of a few, if they are kept."""
     row = recipe.flat_phases[0].model_copy(update={"batch": count})
-    few = some(data.splits["train"], alone.WARM_UP * count)
-    with _alone(recipe, replace(data, splits={**data.splits, "train": few}), local_ranks) as this:
-        return Alone(this).fed_s(row, now.threads, _soon(), kept="auto")
+    if is_kept:
+        few = some(data.splits["train"], alone.WARM_UP * count)
+        data = replace(data, splits={**data.splits, "train": few})
+    with _alone(recipe, data, setup.local_world) as this:
+        return Alone(this).fed_s(row, now.threads, _soon(), kept="auto" if is_kept else "never")
 
 
 def _full(split: Split) -> Rendition:

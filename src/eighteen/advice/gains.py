@@ -11,6 +11,8 @@ from eighteen.advice.evidence import Setup, Trials, Window
 
 WAITS = 0.05  # of the time: with less, steps do not wait for pictures
 LEAST_FREE = 0.5  # of the processors: the scheduler gives a run that wants them its share, however many others do
+KNEE = 0.95  # of the best images/s
+LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
 KEPT_WORK = 0.3  # of a picture's decoding: what cropping it from memory takes
 MOST_SLACK = 1.5  # times the threads' seconds that were counted: what a decoder takes between pictures at most
 
@@ -31,12 +33,29 @@ def of_steps(setup: Setup, now: Window, ratio: float) -> float:
     return 1 / (others + (1 - others) * ratio)
 
 
+def knee(setup: Setup, trials: Trials) -> int:
+    """The fewest pictures of a rank's step with which each is as good as cheapest, of those that were tried."""
+    most = setup.num_samples // setup.world // LEAST_STEPS
+    speeds = {size: size / seconds for size, seconds in trials.step_s.items() if size <= max(trials.batch, most)}
+    return min(size for size, rate in speeds.items() if rate >= KNEE * max(speeds.values()))
+
+
+def of_knee(setup: Setup, now: Window, trials: Trials) -> float:
+    """The gain with ``knee`` pictures: as steps that the loader feeds show, or else as steps alone do."""
+    size, own = knee(setup, trials), trials.batch
+    if not (trials.fed_s and trials.knee_s):
+        return of_steps(setup, now, own / size * trials.step_s[size] / trials.step_s[own])
+    ratio = own / size * trials.knee_s / trials.fed_s
+    talk = now.communication  # for each step, however many pictures it has
+    return 1 / (now.other + talk * own / size + (1 - now.other - talk) * ratio)
+
+
 def of_kept(setup: Setup, now: Window, trials: Trials) -> float:
-    """The gain where decoded pictures are kept: as a step that some fed shows, or else by what cropping takes."""
-    if not trials.kept_s:
+    """The gain where decoded pictures are kept: as such steps show, or else by what cropping takes."""
+    if not (trials.fed_s and trials.kept_s):
         return of_loader(setup, now, trials, read_s=0.0, work_s=KEPT_WORK * now.work_s)
-    ratio = now.images_per_s / setup.world * trials.kept_s / trials.batch
-    return 1 / (now.other + (1 - now.other) * ratio)
+    still = now.other + now.communication
+    return 1 / (still + (1 - still) * trials.kept_s / trials.fed_s)
 
 
 def busy_threads(setup: Setup, now: Window) -> float:

@@ -1,0 +1,218 @@
+"""What a launch does on each of its machines. It is sent there as text, for a machine that is new has nothing else.
+
+``python3 -c SOURCE VERB FACTS``, where FACTS are JSON and nothing in them is secret. Only the standard library; files
+come and go as tar streams; everything lies in ``~/.eighteen``. Each verb may be repeated: what is there stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+HOME = Path.home() / ".eighteen"
+FOUND = "import sys, importlib.util as u; print([m for m in sys.argv[1:] if not u.find_spec(m)] == [])"
+
+
+def look(asked):
+    """Facts of this machine, and how far the launch is here."""
+    launch, attempt = _launch(asked), asked["attempt"]
+    exit_code = launch / f"exit-{attempt}"
+    session = _tmux("has-session", "-t", asked["launch"]).returncode == 0 if shutil.which("tmux") else False
+    python = _python(asked)
+    dataset = asked["dataset"] and HOME / "datasets" / asked["dataset"]
+    run, events = _events(launch, asked["events_from"])
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "gpus": _num_gpus(),
+        "has_tmux": shutil.which("tmux") is not None,
+        "time_s": time.time(),
+        "free_bytes": shutil.disk_usage(Path.home()).free,
+        "has_code": (HOME / "code" / asked["code"]).is_dir(),
+        "has_packages": python is not None,
+        "has_dataset": not dataset or (dataset / "dataset.json").is_file(),
+        "files": [str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()] if dataset else [],
+        "has_begun": (launch / f"begun-{attempt}").exists(),
+        "is_running": session,
+        "exit": int(exit_code.read_text() or 1) if exit_code.exists() else None,
+        "said": _tail(launch / "out.log") if exit_code.exists() else "",
+        "run": run,
+        "events": events,
+    }
+
+
+def take(asked):
+    """Files from standard input, each under its name as soon as it is whole and as its digest says."""
+    root = HOME / asked["to"]
+    for member, file in _members():
+        path = root / member.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part, digest = path.with_name("." + path.name + ".part"), hashlib.sha256()
+        with part.open("wb") as sink:
+            while piece := file.read(2**20):
+                digest.update(piece)
+                sink.write(piece)
+            sink.flush()
+            os.fsync(sink.fileno())
+        if digest.hexdigest() != asked["sha256"][member.name]:
+            part.unlink()
+            raise SystemExit(f"{member.name} came with other bytes than were sent")
+        part.replace(path)
+    return {}
+
+
+def take_code(asked):
+    """The program, all or nothing: its folder is called by its digest."""
+    root = HOME / "code" / asked["code"]
+    shutil.rmtree(str(root) + ".part", ignore_errors=True)
+    take({**asked, "to": "code/" + asked["code"] + ".part"})
+    Path(str(root) + ".part").rename(root)
+    return {}
+
+
+def install(asked):
+    """The packages that the program needs, into an environment of their own beside what this Python has."""
+    root = HOME / "env" / asked["environment"]
+    shutil.rmtree(root, ignore_errors=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    for words in (
+        [sys.executable, "-m", "venv", "--system-site-packages", str(root)],
+        [str(root / "bin" / "python"), "-m", "pip", "install", "--quiet", *asked["requirements"]],
+    ):
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            shutil.rmtree(root, ignore_errors=True)
+            raise SystemExit(f"{shlex.join(words[:4])}: {done.stderr.strip()[-1000:] or done.stdout[-1000:]}")
+    return {}
+
+
+def begin(asked):
+    """One attempt to train, in tmux, where a person can look on; its output is also kept."""
+    launch, attempt = _launch(asked), asked["attempt"]
+    launch.mkdir(parents=True, exist_ok=True)
+    if (launch / f"begun-{attempt}").exists():
+        return {}
+    program = HOME / "code" / asked["code"]
+    words = [_python(asked) or sys.executable, *asked["words"]]
+    words = [word.replace("~/.eighteen", str(HOME), 1) if word.startswith("~/.eighteen") else word for word in words]
+    lines = [
+        "#!/bin/sh",
+        f"cd {shlex.quote(str(launch))}",
+        f"export PYTHONPATH={shlex.quote(str(program))}",
+        *(f"export {name}={shlex.quote(value)}" for name, value in asked["environ"].items()),
+        shlex.join(words),
+        f"echo $? >exit-{attempt}",
+    ]
+    script = launch / f"start-{attempt}.sh"
+    script.write_text("\n".join(lines) + "\n")
+    script.chmod(0o700)
+    (launch / f"begun-{attempt}").touch()
+    made = _tmux("new-session", "-d", "-s", asked["launch"], "-x", "160", "-y", "50", str(script))
+    if made.returncode:
+        (launch / f"begun-{attempt}").unlink()
+        raise SystemExit(f"tmux: {made.stderr.strip()}")
+    _tmux("pipe-pane", "-t", asked["launch"], "-o", "cat >>{}".format(shlex.quote(str(launch / "out.log"))))
+    return {}
+
+
+def end(asked):
+    """Ask the ranks here to save and stop, or, if that is not ``gently`` asked, end them."""
+    if not asked["gently"]:
+        _tmux("kill-session", "-t", asked["launch"])
+    for pid, is_rank in _processes(asked):
+        if is_rank or not asked["gently"]:  # a launcher that is asked as well would ask its ranks once more
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if asked["gently"] else signal.SIGKILL)
+    return {}
+
+
+def forget(asked):
+    """Delete what the launch made here; the program, packages and datasets stay for the next."""
+    end({**asked, "gently": False})
+    shutil.rmtree(_launch(asked), ignore_errors=True)
+    return {}
+
+
+def give(asked):
+    """The run's folder, as a tar stream to standard output; the first machine has it."""
+    runs = _launch(asked) / "runs"
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
+        for run in sorted(runs.iterdir()) if runs.is_dir() else ():
+            for path in sorted(run.rglob("*")):
+                if path.is_file() and ".tmp" not in path.name:
+                    tar.add(path, str(path.relative_to(run)))
+    return None
+
+
+def _num_gpus():
+    with suppress(OSError):
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU ")
+    return 0
+
+
+def _launch(asked):
+    return HOME / "launches" / asked["launch"]
+
+
+def _python(asked):
+    """The Python that has all packages: that of the launch's own environment, or this one; None if neither has."""
+    for python in (HOME / "env" / asked["environment"] / "bin" / "python", Path(sys.executable)):
+        if python.exists():
+            said = subprocess.run([str(python), "-c", FOUND, *asked["modules"]], capture_output=True, text=True)
+            if said.stdout.strip() == "True":
+                return str(python)
+    return None
+
+
+def _events(launch, start):
+    """The newest run's name, and what its events tell from a byte on, to the last whole line."""
+    runs = sorted((launch / "runs").glob("*/events.jsonl")) if (launch / "runs").is_dir() else []
+    if not runs:
+        return None, ""
+    with runs[-1].open("rb") as file:
+        file.seek(start)
+        told = file.read(2**20)
+    return runs[-1].parent.name, told[: told.rfind(b"\n") + 1].decode()
+
+
+def _processes(asked):
+    """Those of this launch, which carry its name in their environment, and whether each is a rank."""
+    mark = "EIGHTEEN_LAUNCH={}".format(asked["launch"]).encode()
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit() and int(place.name) != os.getpid():
+            with suppress(OSError):
+                environ = (place / "environ").read_bytes().split(b"\0")
+                if mark in environ:
+                    yield int(place.name), any(word.startswith(b"RANK=") for word in environ)
+
+
+def _members():
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+        for member in tar:
+            parts = Path(member.name).parts
+            if member.isfile() and parts and ".." not in parts and not Path(member.name).is_absolute():
+                yield member, tar.extractfile(member)
+
+
+def _tail(path):
+    return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+
+
+def _tmux(*words):
+    return subprocess.run(["tmux", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+if __name__ == "__main__":
+    verb, facts = sys.argv[1:]
+    answer = globals()[verb](json.loads(facts))
+    if answer is not None:
+        print(json.dumps(answer))

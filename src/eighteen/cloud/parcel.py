@@ -1,0 +1,48 @@
+"""What a launch sends: this very program, with a digest of it, and what it needs beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import metadata
+from pathlib import Path
+
+NAMES = {"pillow": "PIL", "google-crc32c": "google_crc32c", "tomli-w": "tomli_w"}  # modules that are called otherwise
+
+
+def root() -> Path:
+    """The folder of the program."""
+    return Path(__file__).parents[1]
+
+
+def files() -> list[str]:
+    """Of the program, relative to the folder that it lies in: sources, tables and the native decoder."""
+    found = (path for path in root().rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(str(path.relative_to(root().parent)) for path in found)
+
+
+def digest() -> str:
+    """Of the program, names and bytes."""
+    found = hashlib.sha256()
+    for name in files():
+        found.update(name.encode() + b"\0" + hashlib.sha256((root().parent / name).read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
+def requirements() -> list[str]:
+    """Packages in the versions that are installed here, but torch and what is made for it: each machine has its own."""
+    return [f"{name}=={metadata.version(name)}" for name in _packages()]
+
+
+def modules() -> list[str]:
+    """The modules of these packages."""
+    return [NAMES.get(name, name) for name in _packages()]
+
+
+def environment() -> str:
+    return hashlib.sha256("\n".join(requirements()).encode()).hexdigest()[:16]
+
+
+def _packages() -> list[str]:
+    needed = (one for one in metadata.requires("eighteen") or () if "extra ==" not in one)
+    return sorted(re.split(r"[^\w.-]", one, maxsplit=1)[0].lower() for one in needed)

@@ -1,0 +1,121 @@
+"""Another machine, reached by OpenSSH as its owner has set it up: keys, known hosts and jumps are ssh's own matter.
+
+What is done there is ``agent``, sent as text. No password is ever asked for, no agent is forwarded, and a host whose
+key is not known is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from eighteen.base.errors import MachineError
+from eighteen.cloud.hosts import Host
+
+OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=10", "ServerAliveCountMax=3", "ForwardAgent=no")
+ANSWER_S = 60.0  # for what takes no time
+LONG_S = 3600.0  # for what copies or installs
+
+
+class Silent(MachineError):
+    """A machine that cannot be reached, or does not answer in time."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    host: Host
+    python: str = "python3"
+
+    def ask(self, verb: str, facts: Mapping[str, Any], *, limit_s: float = ANSWER_S) -> dict[str, Any]:
+        """What ``agent`` answers. Silent if the machine does, MachineError if what was asked failed there."""
+        try:
+            done = subprocess.run(
+                self.words(verb, facts), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit_s
+            )
+        except subprocess.TimeoutExpired:
+            raise self._silent(verb, f"no answer in {limit_s:g} s") from None
+        self._check(verb, done.returncode, done.stderr)
+        return json.loads(done.stdout)
+
+    def send(self, verb: str, facts: Mapping[str, Any], root: Path, names: list[str]) -> None:
+        """Files of a folder, each verified there."""
+        sums = {name: _sha256(root / name) for name in names}
+        with self._open(verb, {**facts, "sha256": sums}, stdin=subprocess.PIPE) as process:
+            assert process.stdin
+            with suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as tar:
+                for name in names:
+                    tar.add(root / name, name, recursive=False)
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+
+    def fetch(self, facts: Mapping[str, Any], to: Path) -> None:
+        """The files that the machine gives, into a folder."""
+        with self._open("give", facts, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            with suppress(tarfile.ReadError), tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+                for member in tar:
+                    tar.extract(member, to, filter="data")
+            process.stdout.read()
+
+    def words(self, verb: str, facts: Mapping[str, Any]) -> list[str]:
+        return [*self.login(), shlex.join([self.python, "-c", _agent(), verb, json.dumps(facts)])]
+
+    def login(self) -> list[str]:
+        """The words before what is to be done there."""
+        options = [word for option in OPTIONS for word in ("-o", option)]
+        port = ["-p", str(self.host.port)] if self.host.port else []
+        return ["ssh", "-x", *options, *port, "--", str(self.host)]
+
+    @contextmanager
+    def _open(self, verb: str, facts: Mapping[str, Any], **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes}
+        with subprocess.Popen(self.words(verb, facts), stderr=subprocess.PIPE, **pipes) as process:
+            try:
+                yield process
+                _, said = _rest(process)
+            except BaseException:
+                process.kill()
+                raise
+        self._check(verb, process.returncode, said)
+
+    def _check(self, verb: str, code: int, said: str) -> None:
+        if code == 255:  # ssh's own
+            raise self._silent(verb, said.strip().splitlines()[-1] if said.strip() else "nothing more")
+        if code:
+            need, hint = "what each machine can do", shlex.join([*self._short(), self.python, "--version"])
+            got = said.strip()[-1000:] or f"exit code {code}"
+            raise MachineError(f"{verb} on {self.host}", got=got, need=need, hint=hint)
+
+    def _silent(self, verb: str, got: str) -> Silent:
+        need = "a machine that lets us in without a password, and whose key is known"
+        return Silent(f"{verb} on {self.host}", got=got, need=need, hint=shlex.join([*self._short(), "true"]))
+
+    def _short(self) -> list[str]:
+        return ["ssh", *(["-p", str(self.host.port)] if self.host.port else []), str(self.host)]
+
+
+def _rest(process: subprocess.Popen[bytes]) -> tuple[bytes, str]:
+    assert process.stderr
+    said = process.stderr.read().decode(errors="replace")
+    process.wait(LONG_S)
+    return b"", said
+
+
+@cache
+def _agent() -> str:
+    return (resources.files("eighteen.cloud") / "agent.py").read_text("utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
