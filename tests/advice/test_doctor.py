@@ -157,16 +157,31 @@ def test_twice_the_batch_also_makes_a_step_faster_where_that_was_seen():
     assert gain(Trials(32, {32: 0.1, 64: 0.18})) == pytest.approx(1 / (0.25 + 0.5 * 0.9))
 
 
-def test_what_keeping_pictures_or_more_of_them_brings_is_read_off_steps_that_the_loader_fed():
-    window, alone = replace(BUSY, other=0.1), {32: 0.1, 64: 0.12}
+def test_what_a_neighbour_costs_is_seen_when_it_has_gone():
+    def gain(trials):
+        (found,) = diagnose(seen(window=replace(BUSY, own=2.0, others=2.0), trials=trials))
+        assert found.gain is not None
+        return found.gain.likely
 
-    def gains(trials):
+    assert gain(Trials()) == pytest.approx(2.0)
+    assert gain(Trials(64, fed_s=64 / 1300, others=0.1)) == pytest.approx(1.3)  # 1,000 images/s with it
+    assert gain(Trials(64, fed_s=64 / 1050, others=2.0)) == pytest.approx(2.0)  # it is still there
+
+
+def test_what_keeping_pictures_or_more_of_them_brings_is_read_off_steps_that_the_loader_fed():
+    window, alone = replace(BUSY, other=0.1, images=500), {32: 0.1, 64: 0.12}
+
+    def gains(trials, window=window):
         shown = seen(window=window, pictures=replace(PICTURES, fits=True), recipe=NEVER_KEPT, trials=trials)
         return {one.code: one.gain.likely for one in diagnose(shown) if one.gain}
 
     found = gains(Trials(32, alone, fed_s=0.2, kept_s=0.1, knee_s=0.28))
     assert found["not-kept"] == pytest.approx(1 / (0.1 + 0.9 / 2))
     assert found["small-batch"] == pytest.approx(1 / (0.1 + 0.9 * 0.7))
+    fast = replace(window, images=2700)  # 300 images/s: a step of 32 kept ones in 0.1 s would be only 320
+    assert gains(Trials(32, alone, fed_s=0.2, kept_s=0.1), fast)["not-kept"] == pytest.approx(
+        1 / (0.1 + 0.9 * 300 / 320)
+    )
     assert "small-batch" not in gains(Trials(32, alone, fed_s=0.2, kept_s=0.1, knee_s=0.39))  # the loader is narrower
 
 

@@ -37,7 +37,7 @@ def neighbours(seen: Evidence) -> Iterator[Finding]:
         return
     if now.own + now.others < 0.85 * setup.cpus or not (setup.is_cpu or now.data >= LEAST_SHARE):
         return  # there is room for all
-    gain = around(min(1 + now.others / now.own, setup.cpus / max(0.25, setup.cpus - now.others)), by=0.4)
+    gain = around(gains.of_neighbours(setup, now, seen.trials), by=0.4)
     why = "threads that compute together wait for the one whose processor is taken"
     evidence = f"{now.own:.1f} processors in use by the run, {now.others:.1f} by others"
     if (now.stolen or 0.0) > now.others / 2:

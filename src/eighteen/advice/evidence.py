@@ -129,7 +129,8 @@ class Trials:
 
     step_s: seconds of a rank's step of so many pictures      other_s: of one of ``batch`` in the other precision
     small_work_s: threads' seconds for each picture from a rendition that just suffices
-    fed_s: seconds of a rank's step of ``batch`` pictures, which the loader makes meanwhile as it did
+    fed_s: seconds of a step of ``batch`` pictures that the loader makes meanwhile as it did, where processors compute
+    others: processors that other processes had during these
     kept_s: of one whose pictures it only crops from memory      knee_s: of one of ``gains.knee`` pictures
     """
 
@@ -138,6 +139,7 @@ class Trials:
     other_s: float | None = None
     small_work_s: float | None = None
     fed_s: float | None = None
+    others: float | None = None
     kept_s: float | None = None
     knee_s: float | None = None
 

@@ -263,14 +263,16 @@ def _fed(
     if not now.is_kept and pictures.side > pictures.needed:
         say("decoding some pictures that are made smaller")
         trials = replace(trials, small_work_s=small_work_s(data, pictures, now))
-    is_keeping = pictures.fits and recipe.data.keep == "never"
-    if is_keeping or gains.knee(setup, trials) > trials.batch:
-        say("training with pictures from the loader" + (", and with some that are kept decoded" if is_keeping else ""))
-        fed = partial(fed_s, recipe, data, setup, now)
-        kept_s = fed(trials.batch, is_kept=True) if is_keeping else None
-        knee_s = fed(gains.knee(setup, trials), is_kept=now.is_kept)
-        trials = replace(trials, fed_s=fed(trials.batch, is_kept=now.is_kept), kept_s=kept_s, knee_s=knee_s)
-    return trials
+    if not setup.is_cpu:
+        return trials
+    is_keeping, size = pictures.fits and recipe.data.keep == "never", gains.knee(setup, trials)
+    say("training with the loader at work" + (", also on pictures that are kept decoded" if is_keeping else ""))
+    usage, fed = machine.Usage(), partial(fed_s, recipe, data, setup, now)
+    own_s = fed(trials.batch, is_kept=now.is_kept)
+    others = usage.take().get("others")
+    kept_s = fed(trials.batch, is_kept=True) if is_keeping else None
+    knee_s = fed(size, is_kept=now.is_kept) if size > trials.batch else None
+    return replace(trials, fed_s=own_s, others=others, kept_s=kept_s, knee_s=knee_s)
 
 
 def fed_s(recipe: Recipe, data: Dataset, setup: Setup, now: Window, count: int, *, is_kept: bool) -> float:

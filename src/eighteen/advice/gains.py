@@ -13,6 +13,7 @@ WAITS = 0.05  # of the time: with less, steps do not wait for pictures
 LEAST_FREE = 0.5  # of the processors: the scheduler gives a run that wants them its share, however many others do
 KNEE = 0.95  # of the best images/s
 LEAST_STEPS = 20  # of an epoch: with fewer a model learns too little from it
+GONE = 0.2  # of what the others took: with less they are no longer there
 KEPT_WORK = 0.3  # of a picture's decoding: what cropping it from memory takes
 MOST_SLACK = 1.5  # times the threads' seconds that were counted: what a decoder takes between pictures at most
 
@@ -47,7 +48,8 @@ def of_knee(setup: Setup, now: Window, trials: Trials) -> float:
         return of_steps(setup, now, own / size * trials.step_s[size] / trials.step_s[own])
     ratio = own / size * trials.knee_s / trials.fed_s
     talk = now.communication  # for each step, however many pictures it has
-    return 1 / (now.other + talk * own / size + (1 - now.other - talk) * ratio)
+    gain = 1 / (now.other + talk * own / size + (1 - now.other - talk) * ratio)
+    return min(gain, _so_far(setup, now, size / trials.knee_s))
 
 
 def of_kept(setup: Setup, now: Window, trials: Trials) -> float:
@@ -55,7 +57,21 @@ def of_kept(setup: Setup, now: Window, trials: Trials) -> float:
     if not (trials.fed_s and trials.kept_s):
         return of_loader(setup, now, trials, read_s=0.0, work_s=KEPT_WORK * now.work_s)
     still = now.other + now.communication
-    return 1 / (still + (1 - still) * trials.kept_s / trials.fed_s)
+    gain = 1 / (still + (1 - still) * trials.kept_s / trials.fed_s)
+    return min(gain, _so_far(setup, now, trials.batch / trials.kept_s))
+
+
+def of_neighbours(setup: Setup, now: Window, trials: Trials) -> float:
+    """The gain without the others: as steps show that were tried when they had gone, or else by what they took."""
+    others, own = now.others or 0.0, now.own or 1e-9
+    if trials.fed_s and trials.others is not None and trials.others < GONE * others:
+        return max(1.0, _so_far(setup, now, trials.batch / trials.fed_s))
+    return min(1 + others / own, setup.cpus / max(0.25, setup.cpus - others))
+
+
+def _so_far(setup: Setup, now: Window, rate: float) -> float:
+    """How many times as fast a rank of so many images/s is, as far as it is not standing still."""
+    return 1 / (now.other + (1 - now.other) * now.images_per_s / setup.world / rate)
 
 
 def busy_threads(setup: Setup, now: Window) -> float:
