@@ -42,14 +42,15 @@ def knee(setup: Setup, trials: Trials) -> int:
 
 
 def of_knee(setup: Setup, now: Window, trials: Trials) -> float:
-    """The gain with ``knee`` pictures: as steps that the loader feeds show, or else as steps alone do."""
+    """The gain with ``knee`` pictures: as steps alone show, or, if that is less, as steps do that the loader feeds."""
     size, own = knee(setup, trials), trials.batch
+    alone = of_steps(setup, now, own / size * trials.step_s[size] / trials.step_s[own])
     if not (trials.fed_s and trials.knee_s):
-        return of_steps(setup, now, own / size * trials.step_s[size] / trials.step_s[own])
+        return alone
     ratio = own / size * trials.knee_s / trials.fed_s
     talk = now.communication  # for each step, however many pictures it has
-    gain = 1 / (now.other + talk * own / size + (1 - now.other - talk) * ratio)
-    return min(gain, _so_far(setup, now, size / trials.knee_s))
+    fed = 1 / (now.other + talk * own / size + (1 - now.other - talk) * ratio)
+    return min(alone, fed, _so_far(setup, now, size / trials.knee_s))
 
 
 def of_kept(setup: Setup, now: Window, trials: Trials) -> float:

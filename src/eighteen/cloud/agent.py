@@ -142,6 +142,11 @@ def forget(asked):
     return {}
 
 
+def log(asked):
+    """The end of what it printed here."""
+    return {"said": _tail(_launch(asked) / "out.log")}
+
+
 def give(asked):
     """The run's folder, as a tar stream to standard output; the first machine has it."""
     runs = _launch(asked) / "runs"

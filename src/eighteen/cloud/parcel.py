@@ -30,8 +30,8 @@ def digest() -> str:
 
 
 def requirements() -> list[str]:
-    """Packages in the versions that are installed here, but torch and what is made for it: each machine has its own."""
-    return [f"{name}=={metadata.version(name)}" for name in _packages()]
+    """Packages in the versions that are installed here, whatever they were built for: a machine gets what suits it."""
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in _packages()]
 
 
 def modules() -> list[str]:

@@ -76,13 +76,19 @@ class Remote:
         port = ["-p", str(self.host.port)] if self.host.port else []
         return ["ssh", "-x", *options, *port, "--", str(self.host)]
 
+    def look_on(self, session: str) -> list[str]:
+        """What a person types to look on."""
+        return [*self._short()[:-1], str(self.host), "-t", "tmux", "attach", "-t", session]
+
     @contextmanager
     def _open(self, verb: str, facts: Mapping[str, Any], **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes}
         with subprocess.Popen(self.words(verb, facts), stderr=subprocess.PIPE, **pipes) as process:
             try:
                 yield process
-                _, said = _rest(process)
+                assert process.stderr
+                said = process.stderr.read().decode(errors="replace")
+                process.wait(LONG_S)
             except BaseException:
                 process.kill()
                 raise
@@ -102,13 +108,6 @@ class Remote:
 
     def _short(self) -> list[str]:
         return ["ssh", *(["-p", str(self.host.port)] if self.host.port else []), str(self.host)]
-
-
-def _rest(process: subprocess.Popen[bytes]) -> tuple[bytes, str]:
-    assert process.stderr
-    said = process.stderr.read().decode(errors="replace")
-    process.wait(LONG_S)
-    return b"", said
 
 
 @cache
