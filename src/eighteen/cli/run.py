@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError
+from eighteen.base.rundir import RunDir
 from eighteen.base.world import from_environment
 from eighteen.cli.app import Changes, app, console
 
@@ -145,8 +146,13 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
         wait: Until it has ended; Ctrl-C ends only the waiting.
     """
     from eighteen import api
+    from eighteen.cloud import driver
     from eighteen.results.terminal import Display
 
+    if launch := driver.known(RunDir(run)):
+        for host, why in driver.on_all(launch, "end", gently=True).items():
+            print(f"{host}: {why or 'asked to save and stop'}")
+        return
     try:
         with Display(console(stderr=True), live=False) as display:
             end = api.stop(run, now=now, wait=wait, on_event=display, say=partial(print, flush=True))

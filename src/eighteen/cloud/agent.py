@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -149,13 +150,11 @@ def log(asked):
 
 def give(asked):
     """The run's folder, as a tar stream to standard output; the first machine has it."""
-    runs = _launch(asked) / "runs"
+    runs = _runs(_launch(asked))
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
-        for run in sorted(runs.iterdir()) if runs.is_dir() else ():
-            for path in sorted(run.rglob("*")):
-                if path.is_file() and ".tmp" not in path.name:
-                    tar.add(path, str(path.relative_to(run)))
-    return None
+        for path in sorted(runs[-1].rglob("*")) if runs else ():
+            if path.is_file() and ".tmp" not in path.name:
+                tar.add(path, str(path.relative_to(runs[-1])))
 
 
 def _num_gpus():
@@ -180,13 +179,18 @@ def _python(asked):
 
 def _events(launch, start):
     """The newest run's name, and what its events tell from a byte on, to the last whole line."""
-    runs = sorted((launch / "runs").glob("*/events.jsonl")) if (launch / "runs").is_dir() else []
+    runs = _runs(launch)
     if not runs:
         return None, ""
-    with runs[-1].open("rb") as file:
+    with (runs[-1] / "events.jsonl").open("rb") as file:
         file.seek(start)
         told = file.read(2**20)
-    return runs[-1].parent.name, told[: told.rfind(b"\n") + 1].decode()
+    return runs[-1].name, told[: told.rfind(b"\n") + 1].decode()
+
+
+def _runs(launch):
+    """Those that have told of something, the oldest first."""
+    return sorted(path.parent for path in (launch / "runs").glob("*/events.jsonl"))
 
 
 def _processes(asked):
@@ -209,7 +213,9 @@ def _members():
 
 
 def _tail(path):
-    return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+    """The end of what was printed, without what moves a terminal's cursor."""
+    text = path.read_text(errors="replace")[-16_000:] if path.exists() else ""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)[-4000:]
 
 
 def _tmux(*words):

@@ -102,7 +102,7 @@ class Driver:
         facts = asked(launch)
         if action.verb == "send_code":
             self._say(f"{action.host}: sending the program")
-            remote.send("take_code", facts, parcel.root().parent, parcel.files())
+            remote.send("take_code", facts, parcel.files())
         elif action.verb == "install":
             self._say(f"{action.host}: installing packages")
             remote.ask("install", facts, limit_s=LONG_S)
@@ -111,7 +111,7 @@ class Driver:
             self._send_dataset(action.host)
         elif action.verb == "begin":
             if (recipe := self._run.path / "launch" / "recipe.toml").is_file():
-                remote.send("take", facts | {"to": f"launches/{launch.name}"}, recipe.parent, [recipe.name])
+                remote.send("take", facts | {"to": f"launches/{launch.name}"}, {recipe.name: recipe})
             words = words_of(launch, action.host, self._ranks, hosts(launch.hosts[0])[0].name)
             remote.ask("begin", facts | {"words": words, "environ": {"EIGHTEEN_LAUNCH": launch.name}})
             self._say(f"{action.host}: training; {' '.join(remote.look_on(launch.name))}")
@@ -124,10 +124,10 @@ class Driver:
         assert self._dataset
         facts, remote = asked(self.launch), self._remotes[host]
         have = {*remote.ask("look", facts | {"events_from": 0})["files"]}
-        names = [str(path.relative_to(self._dataset)) for path in self._dataset.rglob("*") if path.is_file()]
-        missing = sorted((name for name in names if name not in have), key=lambda name: name == "dataset.json")
-        self._say(f"{host}: sending {self._dataset}, {len(missing)} of {len(names)} files")
-        remote.send("take", facts | {"to": f"datasets/{self.launch.dataset}"}, self._dataset, missing)
+        files = {str(path.relative_to(self._dataset)): path for path in self._dataset.rglob("*") if path.is_file()}
+        missing = sorted(files.keys() - have, key=lambda name: (name == "dataset.json", name))
+        self._say(f"{host}: sending {self._dataset}, {len(missing)} of {len(files)} files")
+        remote.send("take", facts | {"to": f"datasets/{self.launch.dataset}"}, {name: files[name] for name in missing})
 
     def _again(self) -> None:
         self.launch = replace(self.launch, attempt=self.launch.attempt + 1)

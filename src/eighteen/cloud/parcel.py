@@ -10,22 +10,19 @@ from pathlib import Path
 NAMES = {"pillow": "PIL", "google-crc32c": "google_crc32c", "tomli-w": "tomli_w"}  # modules that are called otherwise
 
 
-def root() -> Path:
-    """The folder of the program."""
-    return Path(__file__).parents[1]
-
-
-def files() -> list[str]:
-    """Of the program, relative to the folder that it lies in: sources, tables and the native decoder."""
-    found = (path for path in root().rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sorted(str(path.relative_to(root().parent)) for path in found)
+def files() -> dict[str, Path]:
+    """Of the program: sources, tables and the native decoder, which an editable install keeps elsewhere."""
+    root = Path(__file__).parents[1]
+    found = {str(path.relative_to(root.parent)): path for path in root.rglob("*") if path.is_file()}
+    installed = {str(one): Path(str(one.locate())) for one in metadata.files("eighteen") or () if one.suffix == ".so"}
+    return {name: path for name, path in sorted((found | installed).items()) if "__pycache__" not in name}
 
 
 def digest() -> str:
     """Of the program, names and bytes."""
     found = hashlib.sha256()
-    for name in files():
-        found.update(name.encode() + b"\0" + hashlib.sha256((root().parent / name).read_bytes()).digest())
+    for name, path in files().items():
+        found.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:16]
 
 

@@ -47,14 +47,14 @@ class Remote:
         self._check(verb, done.returncode, done.stderr)
         return json.loads(done.stdout)
 
-    def send(self, verb: str, facts: Mapping[str, Any], root: Path, names: list[str]) -> None:
-        """Files of a folder, each verified there."""
-        sums = {name: _sha256(root / name) for name in names}
+    def send(self, verb: str, facts: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """Files by their names there, in this order, each verified there."""
+        sums = {name: _sha256(path) for name, path in files.items()}
         with self._open(verb, {**facts, "sha256": sums}, stdin=subprocess.PIPE) as process:
             assert process.stdin
             with suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as tar:
-                for name in names:
-                    tar.add(root / name, name, recursive=False)
+                for name, path in files.items():
+                    tar.add(path, name, recursive=False)
             with suppress(BrokenPipeError):
                 process.stdin.close()
 

@@ -1,0 +1,132 @@
+"""Begins a launch, or goes on with one of the same command, and waits for its end."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eighteen.base import errors
+from eighteen.base.errors import DataError, MachineError, Stopped, UsageError
+from eighteen.base.events import OnEvent
+from eighteen.base.files import write_atomic, write_json
+from eighteen.base.rundir import RunDir, check_name, stamp
+from eighteen.cloud import driver, parcel
+from eighteen.cloud.hosts import hosts
+from eighteen.cloud.launch import Launch, Seen, words_of
+from eighteen.data import dataset as datasets
+from eighteen.data.places import absolute, is_url
+
+PORTS = range(20_000, 30_000)  # where ranks meet: below those that systems give to connections
+ENDED = {"Diverged": errors.Diverged, "BudgetSpent": errors.BudgetSpent, "cost": errors.BudgetSpent}
+
+Say = Callable[[str], object]
+
+
+def wanted(
+    data: str, *, machines: str, python: str, ranks: int, words: Sequence[str], recipe: Path | None, name: str | None
+) -> tuple[Launch, Path | None]:
+    """What is asked for, as a launch, and the dataset here, if it is here.
+
+    data: a dataset here, which is sent to each machine, or a URL      machines: see ``hosts``
+    ranks: on each machine; 0: one a GPU      words: of ``eighteen train``      recipe: a file that is sent along
+    """
+    absolute(data, flag="launch")
+    named = [str(one) + (f":{one.port}" if one.port else "") for one in hosts(machines)]
+    local = None if is_url(data) else datasets.open(data)
+    place = data if local is None else f"{local.path.resolve().stem}-{local.digest[:12]}.e18"
+    called = name or re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-")
+    check_name(called)
+    all_words = [*words, "--recipe", "recipe.toml"] if recipe else [*words]
+    return Launch(
+        called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0]
+    ), local and local.path
+
+
+def prepared(
+    data: str, *, recipe: Path | None, runs_dir: Path, new: bool = False, **asked: Any
+) -> tuple[RunDir, Launch, Path | None]:
+    """``wanted`` with a folder of its own, or one of the same command that has not come to its end."""
+    launch, local = wanted(data, recipe=recipe, **asked)
+    for path in [] if new else sorted(runs_dir.glob(f"{launch.name}-*/launch/launch.json"), reverse=True):
+        run = RunDir(path.parents[1])
+        earlier = driver.known(run)
+        if earlier and not (path.parent / "ended.json").exists() and _asked(earlier) == _asked(launch):
+            attempt = earlier.attempt + _was_stopped(run)
+            again = replace(earlier, code=launch.code, environment=launch.environment, attempt=attempt)
+            driver.keep(run, again)
+            return run, again, local
+    run = RunDir(runs_dir / f"{launch.name}-{stamp()}")
+    if run.path.exists():
+        raise UsageError(f"launch {launch.name}", got=f"{run.path} already", need="a new name", hint="--name another")
+    port = random.Random(run.path.name).choice(PORTS)
+    launch = replace(launch, name=re.sub(r"[^\w-]", "-", run.path.name), port=port)
+    driver.keep(run, launch)
+    if recipe is not None:
+        write_atomic(run.path / "launch" / "recipe.toml", recipe.read_text("utf-8"))
+    return run, launch, local
+
+
+def _was_stopped(run: RunDir) -> bool:
+    return run.events.exists() and (run.end() or {}).get("reason") == "stopped"
+
+
+def _asked(launch: Launch) -> Launch:
+    """What makes two launches the same."""
+    return replace(launch, name="", port=0, attempt=1, code="", environment="", hosts=list(launch.hosts))
+
+
+def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say) -> None:
+    """Do all that is left to do, until the run has ended and lies here.
+
+    Raises what ``eighteen train`` would: Stopped, Diverged, BudgetSpent; MachineError if a machine failed.
+    """
+    does = driver.Driver(run, launch, dataset, on_event=on_event, say=say)
+    seen = does.drive()
+    does.fetch()
+    reason = (run.end() or {}).get("reason") if run.events.exists() else None
+    if reason == "stopped":
+        hint = "the same command goes on"
+        raise Stopped(f"train {run.path.name}", got="a request to stop", need="to go on, later", hint=hint)
+    write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
+    if reason in ("done", "patience", "until"):
+        return
+    kind = ENDED.get(reason or "", MachineError)
+    got = reason or _why(seen)
+    raise kind(f"train {run.path.name}", got=got, need="a run that comes to its end", hint=f"eighteen logs {run.path}")
+
+
+def _why(seen: Mapping[str, Seen | None]) -> str:
+    lines = [f"{host}: {_last_line(one.said)}" for host, one in seen.items() if one and one.exit]
+    return "; ".join(lines) or "no word of its end"
+
+
+def _last_line(said: str) -> str:
+    """An error of ours, if there is one, or else the last line with words in it: torch's launcher says much around."""
+    lines = [line.strip() for line in said.splitlines() if re.search(r"\w", line)]
+    ours = [line for line in lines if re.match(r"(\w+Error|Stopped|Diverged|BudgetSpent|PeerLost): ", line)]
+    return ours[0] if ours else lines[-1] if lines else "nothing was printed"
+
+
+def opened(path: Path) -> tuple[RunDir, Launch]:
+    """The launch of a run here; DataError if there was none."""
+    run = RunDir(path)
+    if (launch := driver.known(run)) is None:
+        need, hint = "a run that eighteen launch began", "ls runs/*/launch"
+        raise DataError(f"open {path}", got="no launch in it", need=need, hint=hint)
+    return run, launch
+
+
+def shown(launch: Launch) -> list[str]:
+    """Every command that would be done, for whoever wants to see it first."""
+    lines = [f"program {launch.code}, {len(parcel.files())} files; packages {', '.join(parcel.requirements())}"]
+    ranks = launch.ranks or 1
+    for host, remote in driver.remotes(launch).items():
+        meet = hosts(launch.hosts[0])[0].name
+        words = words_of(launch, host, ranks, meet)
+        lines.append(f"{' '.join(remote.login())} # then, in ~/.eighteen/launches/{launch.name}, in tmux:")
+        lines.append(f"  {launch.python} {' '.join(words)}")
+    return lines

@@ -1,0 +1,173 @@
+"""Launches on machines that are home folders here, reached by a stand-in for ssh; processes and tmux are real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import eighteen
+from eighteen import cli
+from eighteen.base import rundir
+from eighteen.base.errors import MachineError, UsageError
+from eighteen.cloud import driver
+from eighteen.cloud.hosts import Host, hosts
+from eighteen.cloud.launch import Action, Launch, Seen, next_actions, require_fit, words_of
+from eighteen.training import checkpoint
+
+HOSTS = "localhost,127.0.0.1"
+SMALL = ["--recipe", "demo", "--set", "phases.0.size=32", "--set", "eval.size=32", "--set", "train.log_every=1"]
+
+WANTED = Launch("photos-1", ["a", "b"], "python3", 1, "photos-d.e18", ["--epochs", "1"], "c", "e", 20_000)
+NEW = Seen("3.11.7", 0, True, 0.0, 10**12, False, False, False, (), False, False, None, "", None, "")
+READY = replace(NEW, has_code=True, has_packages=True, has_dataset=True)
+TRAINS = replace(READY, has_begun=True, is_running=True)
+DONE = replace(READY, has_begun=True, exit=0)
+FAILED = replace(DONE, exit=1)
+DIED = replace(READY, has_begun=True)  # its tmux is gone, and it wrote down no exit code
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "expected"),
+    [
+        ([NEW, NEW], None, ["send_code a", "send_code b"]),
+        ([replace(NEW, has_code=True), NEW], None, ["install a", "send_code b"]),
+        ([READY, replace(READY, has_dataset=False)], None, ["send_dataset b"]),
+        ([READY, READY], None, ["begin a", "begin b"]),
+        ([READY, None], None, ["wait "]),
+        ([TRAINS, READY], None, ["begin b"]),  # this program was killed in between
+        ([TRAINS, TRAINS], None, ["wait "]),
+        ([TRAINS, DONE], "done", ["wait "]),
+        ([DONE, DONE], "done", ["finish "]),
+        ([TRAINS, FAILED], None, ["end a"]),
+        ([TRAINS, DIED], None, ["end a"]),
+        ([TRAINS, None], None, ["end a"]),
+        ([DIED, None], None, ["wait "]),  # until it is back, or the launch gives up on it
+        ([FAILED, FAILED], "PeerLost", ["again "]),
+        ([DIED, FAILED], None, ["again "]),
+        ([FAILED, FAILED], "UsageError", ["finish "]),
+        ([FAILED, FAILED], "stopped", ["finish "]),
+    ],
+)
+def test_what_is_done_next_follows_from_what_is_seen(seen, reason, expected):
+    found = next_actions(WANTED, dict(zip(WANTED.hosts, seen, strict=True)), reason=reason)
+    assert [f"{one.verb} {one.host}" for one in found] == expected
+
+
+def test_not_for_ever():
+    last = replace(WANTED, attempt=4)
+    assert next_actions(last, {"a": FAILED, "b": FAILED}, reason=None) == [Action("finish")]
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (replace(NEW, python="3.9.2"), "--python python3.12, on b"),
+        (replace(NEW, has_tmux=False), "install tmux, on b"),
+        (replace(NEW, free_bytes=1000), "1,000 bytes free"),
+        (replace(NEW, time_s=-900.0), "a clock -900 s off"),
+    ],
+)
+def test_a_machine_that_cannot_is_named_before_anything_is_sent(one, said):
+    with pytest.raises(MachineError, match="launch on b") as error:
+        require_fit({"a": NEW, "b": one}, need_bytes=10**9, now=0.0)
+    assert said in str(error.value)
+
+
+def test_each_attempt_meets_at_a_port_of_its_own():
+    first, second = (words_of(replace(WANTED, attempt=number), "b", 2, "a") for number in (1, 2))
+    assert first[first.index("--master-port") + 1] == "20000"
+    assert second[second.index("--master-port") + 1] == "20001"
+    assert first[first.index("--node-rank") + 1] == "1"
+    assert first[-6:] == ["train", "~/.eighteen/datasets/photos-d.e18", "--name", "photos-1", "--epochs", "1"]
+
+
+def test_hosts_are_names_and_nothing_else(tmp_path):
+    assert hosts("a,me@b:2222") == [Host("a"), Host("b", "me", 2222)]
+    (tmp_path / "hosts").write_text("a  # the first\n\nb\n")
+    assert hosts(str(tmp_path / "hosts")) == [Host("a"), Host("b")]
+    for wrong in ("", "a,a", "-oProxyCommand=x", "a b", "a;b", "$(touch x)"):
+        with pytest.raises(UsageError, match="--hosts"):
+            hosts(wrong)
+
+
+@pytest.fixture
+def machines(tmp_path, monkeypatch):
+    """Two, each with nothing but a home folder."""
+    folder, program = tmp_path / "machines", tmp_path / "bin" / "ssh"
+    for name in HOSTS.split(","):
+        (folder / name).mkdir(parents=True)
+    program.parent.mkdir()
+    shutil.copy(Path(__file__).with_name("fake_ssh.py"), program)
+    program.chmod(0o755)
+    monkeypatch.setenv("FAKE_HOSTS", str(folder))
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setattr(driver, "POLL_S", 0.2)
+    monkeypatch.chdir(tmp_path)
+    yield folder
+    for name in HOSTS.split(","):
+        subprocess.run(
+            ["tmux", "kill-server"], env={**os.environ, "TMUX_TMPDIR": str(folder / name)}, capture_output=True
+        )
+
+
+@pytest.fixture(scope="module")
+def packed(pictures, tmp_path_factory):
+    return eighteen.pack(pictures, tmp_path_factory.mktemp("here") / "photos.e18", procs=1)
+
+
+def begun(packed, *more):
+    return ["launch", str(packed.path), "--hosts", HOSTS, "--python", sys.executable, "--procs", "1", *SMALL, *more]
+
+
+def test_two_machines_that_share_nothing_train_what_one_would(packed, machines, tmp_path, capsys):
+    assert cli.main(begun(packed, "--epochs", "2")) == 0
+    shown = capsys.readouterr()
+    (path,) = (tmp_path / "runs").iterdir()
+    assert shown.out == f"runs/{path.name}\n"
+    assert "tmux attach -t" in shown.err
+    there = [*machines.glob("*/.eighteen/datasets/*/dataset.json")]
+    assert len(there) == 2
+    ours = checkpoint.newest(rundir.open(path))
+    changes = [word for word in SMALL[2:] if word != "--set"]
+    alone = eighteen.train(packed, recipe="demo", epochs=2, procs=2, changes=changes, runs_dir=tmp_path / "alone")
+    theirs = checkpoint.newest(rundir.open(alone.run))
+    assert ours.step == theirs.step
+    for name, weight in ours.tensors("model").items():
+        assert weight.equal(theirs.tensors("model")[name])
+    assert json.loads((path / "launch" / "ended.json").read_text())["reason"] == "done"
+    assert cli.main(["status", str(path)]) == 0
+    assert capsys.readouterr().out.count("ended with 0") == 2
+    assert cli.main(["down", str(path)]) == 0
+    assert not [*machines.glob("*/.eighteen/launches/*")]
+
+
+def test_what_would_be_done_is_shown_and_nothing_is_done(packed, machines, tmp_path, capsys):
+    assert cli.main(begun(packed, "--print")) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("torch.distributed.run") == 2
+    assert "ForwardAgent=no" in shown
+    assert not (tmp_path / "runs").exists()
+    assert not [*machines.glob("*/.eighteen")]
+
+
+def test_a_silent_machine_is_named(packed, machines, monkeypatch, capsys):
+    monkeypatch.setattr(driver, "SILENT_S", 0.5)
+    (machines / "127.0.0.1" / "cut").touch()
+    assert cli.main(begun(packed)) == 4
+    assert "reach 127.0.0.1" in capsys.readouterr().err
+    assert not [*machines.glob("*/.eighteen/launches/*")]
+
+
+def test_a_launch_that_fails_tells_what_the_machines_said(packed, machines, capsys):
+    assert cli.main(begun(packed, "--set", "phases.0.size=33")) == 4
+    said = capsys.readouterr().err
+    assert "localhost: " in said
+    assert "eighteen logs" in said
