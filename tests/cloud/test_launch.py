@@ -47,11 +47,11 @@ DIED = replace(READY, has_begun=True)  # its tmux is gone, and it wrote down no 
         ([DONE, DONE], "done", ["finish "]),
         ([TRAINS, FAILED], None, ["end a"]),
         ([TRAINS, DIED], None, ["end a"]),
-        ([TRAINS, None], None, ["end a"]),
+        ([TRAINS, None], None, ["wait "]),  # it may well train
         ([DIED, None], None, ["wait "]),  # until it is back, or the launch gives up on it
         ([FAILED, FAILED], "PeerLost", ["again "]),
         ([DIED, FAILED], None, ["again "]),
-        ([FAILED, FAILED], "UsageError", ["finish "]),
+        ([FAILED, replace(FAILED, said="RecipeError: no\n")], None, ["finish "]),
         ([FAILED, FAILED], "stopped", ["finish "]),
     ],
 )

@@ -29,8 +29,9 @@ def look(asked):
     launch, attempt = _launch(asked), asked["attempt"]
     exit_code = launch / f"exit-{attempt}"
     session = _tmux("has-session", "-t", asked["launch"]).returncode == 0 if shutil.which("tmux") else False
-    python = _python(asked)
+    has_begun = (launch / f"begun-{attempt}").exists()
     dataset = asked["dataset"] and HOME / "datasets" / asked["dataset"]
+    has_dataset = not dataset or (dataset / "dataset.json").is_file()
     run, events = _events(launch, asked["events_from"])
     return {
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -39,10 +40,10 @@ def look(asked):
         "time_s": time.time(),
         "free_bytes": shutil.disk_usage(Path.home()).free,
         "has_code": (HOME / "code" / asked["code"]).is_dir(),
-        "has_packages": python is not None,
-        "has_dataset": not dataset or (dataset / "dataset.json").is_file(),
-        "files": [str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()] if dataset else [],
-        "has_begun": (launch / f"begun-{attempt}").exists(),
+        "has_packages": has_begun or _python(asked) is not None,  # which takes a moment, so not while it trains
+        "has_dataset": has_dataset,
+        "files": [] if has_dataset else [str(one.relative_to(dataset)) for one in dataset.rglob("*") if one.is_file()],
+        "has_begun": has_begun,
         "is_running": session,
         "exit": int(exit_code.read_text() or 1) if exit_code.exists() else None,
         "said": _tail(launch / "out.log") if exit_code.exists() else "",

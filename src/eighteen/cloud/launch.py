@@ -6,6 +6,7 @@ was killed at any moment and is started again does what is left.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -67,6 +68,11 @@ class Seen:
     events: str
 
     @property
+    def is_refused(self) -> bool:
+        """Whether it ended with an error that trying again does not change."""
+        return re.search(r"^(RecipeError|UsageError|DataError): ", self.said, re.MULTILINE) is not None
+
+    @property
     def has_ended(self) -> bool:
         """Whether nothing of this attempt runs any more, though it had begun."""
         return self.has_begun and (self.exit is not None or not self.is_running)
@@ -92,9 +98,10 @@ def next_actions(launch: Launch, seen: Mapping[str, Seen | None], *, reason: str
     if len(told) == len(seen) and len(begun) < len(told) and not any(told[host].has_ended for host in begun):
         return [Action("begin", host) for host, one in told.items() if not one.has_begun]  # it was killed in between
     running = [host for host in begun if not told[host].has_ended]
-    is_broken = len(running) < len(seen) and (reason is None or reason not in STAYS)
-    is_lost = any(told[host].exit != 0 for host in begun if told[host].has_ended) or len(told) < len(seen)
-    if running:
+    is_final = reason in STAYS or any(one.is_refused for one in told.values())
+    is_broken = len(running) < len(seen) and not is_final
+    is_lost = any(told[host].exit != 0 for host in begun if told[host].has_ended)
+    if running:  # a machine that is silent may well train: its peers notice if it does not
         return [Action("end", host) for host in running] if is_broken and is_lost else [Action("wait")]
     if is_broken and is_lost and launch.attempt < MOST_ATTEMPTS:
         return [Action("wait")] if len(told) < len(seen) else [Action("again")]
