@@ -167,7 +167,14 @@ def test_a_silent_machine_is_named(packed, machines, monkeypatch, capsys):
 
 
 def test_a_launch_that_fails_tells_what_the_machines_said(packed, machines, capsys):
-    assert cli.main(begun(packed, "--set", "phases.0.size=33")) == 4
+    assert cli.main(begun(packed, "--model", "not_there:net")) == 4
     said = capsys.readouterr().err
     assert "localhost: " in said
+    assert "not_there" in said
     assert "eighteen logs" in said
+
+
+def test_a_mistake_is_said_before_anything_is_sent(packed, machines, capsys):
+    assert cli.main(begun(packed, "--set", "train.micro_bath=3")) == 2
+    assert "micro_batch" in capsys.readouterr().err
+    assert not [*machines.glob("*/.eighteen")]

@@ -18,7 +18,7 @@ from eighteen.data import dataset, staging
 
 
 class Far(MemoryFileSystem):
-    """Another machine's disk. asked: file and first byte of each question      breaks: how many fail, of each file"""
+    """Another machine's disk. asked: path and first byte of each question      breaks: how many fail, of each file"""
 
     protocol = "far"
     store: dict = {}  # noqa: RUF012  # as its base has it
@@ -31,7 +31,7 @@ class Far(MemoryFileSystem):
     def cat_file(self, path, start=None, end=None, **kwargs):
         if start is None:
             return super().cat_file(path, **kwargs)
-        Far.asked.append((path.rpartition("/")[2], start))
+        Far.asked.append((path, start))
         if Far.breaks:
             Far.breaks -= 1
             raise ConnectionResetError("reset by peer")

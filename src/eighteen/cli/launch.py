@@ -61,6 +61,7 @@ def launch(
         new: Begin a new launch, also where one of the same command could go on.
         print_: Show what would be sent and done, and do nothing.
     """
+    from eighteen.base import recipe as recipes
     from eighteen.cloud import launcher
     from eighteen.results.terminal import Display
 
@@ -73,6 +74,8 @@ def launch(
     file = Path(recipe) if recipe.endswith(".toml") else None
     if file is not None and not file.is_file():
         raise UsageError(f"launch with {recipe}", got="nothing there", need="a recipe", hint="eighteen recipes")
+    if recipe != "auto":  # what is wrong in it is said here, and not by each machine
+        recipes.load(recipe, model=model, epochs=epochs, batch=batch, changes=set_, side=32)
     given = {"--model": model, "--epochs": epochs, "--batch": batch, "--time": time, "--until": until}
     given |= {"--cost": cost, "--price-usd-h": price_usd_h, "--checkpoint-to": checkpoint_to}
     given |= {} if file else {"--recipe": recipe}
