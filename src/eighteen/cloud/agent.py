@@ -210,7 +210,9 @@ def _members():
         for member in tar:
             parts = Path(member.name).parts
             if member.isfile() and parts and ".." not in parts and not Path(member.name).is_absolute():
-                yield member, tar.extractfile(member)
+                file = tar.extractfile(member)
+                assert file is not None  # as it is one
+                yield member, file
 
 
 def _tail(path):

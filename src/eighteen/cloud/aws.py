@@ -80,7 +80,7 @@ def _client(service: str, region: str) -> Any:
 
     retries = {"max_attempts": TRIES, "mode": "standard"}
     patience = Config(connect_timeout=CONNECT_S, read_timeout=ANSWER_S, retries=retries)
-    return boto3.session.Session().client(service, region_name=region, config=patience)
+    return boto3.Session().client(service, region_name=region, config=patience)
 
 
 def _regions() -> list[str]:

@@ -40,8 +40,9 @@ def hosts(text: str) -> list[Host]:
 
 def _hosts(words: list[str]) -> Iterator[Host]:
     for word in (one.partition("#")[0].strip() for one in words):
-        if word and not (found := PATTERN.fullmatch(word)):
+        if not word:
+            continue
+        if (found := PATTERN.fullmatch(word)) is None:
             need = "names such as node1 or user@10.0.0.7:2222"
             raise UsageError("--hosts", got=repr(word), need=need, hint="--hosts node1,node2")
-        if word and found:
-            yield Host(found["name"], found["user"], int(found["port"]) if found["port"] else None)
+        yield Host(found["name"], found["user"], int(found["port"]) if found["port"] else None)

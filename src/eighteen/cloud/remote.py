@@ -81,9 +81,16 @@ class Remote:
         return [*self._short()[:-1], str(self.host), "-t", "tmux", "attach", "-t", session]
 
     @contextmanager
-    def _open(self, verb: str, facts: Mapping[str, Any], **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes}
-        with subprocess.Popen(self.words(verb, facts), stderr=subprocess.PIPE, **pipes) as process:
+    def _open(
+        self,
+        verb: str,
+        facts: Mapping[str, Any],
+        *,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        words = self.words(verb, facts)
+        with subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE) as process:
             try:
                 yield process
                 assert process.stderr

@@ -98,18 +98,18 @@ def _sizes(path: Path) -> dict[str, int]:
     return {name: (path / name).stat().st_size for name in names}
 
 
-def _pieces(path: Path | None, num_bytes: int, source: int, device: torch.device) -> Iterator[memoryview]:
+def _pieces(path: Path | None, num_bytes: int, source: int, device: torch.device) -> Iterator[bytes]:
     """A file's bytes on every rank, out of the file of one of them. path: None on the others"""
     with ExitStack() as stack:
         file = stack.enter_context(path.open("rb")) if path else None
         for start in range(0, num_bytes, PIECE_BYTES):
             length = min(PIECE_BYTES, num_bytes - start)
-            piece = torch.empty(length, dtype=torch.uint8)
+            content = bytearray(length)
             if file is not None:
-                file.readinto(memoryview(piece.numpy()))
-            piece = piece.to(device)
+                file.readinto(content)
+            piece = torch.frombuffer(content, dtype=torch.uint8).to(device)
             distributed.broadcast(piece, src=source)
-            yield memoryview(piece.cpu().numpy())
+            yield piece.cpu().numpy().tobytes()
 
 
 def _text(path: Path) -> str | None:
