@@ -14,7 +14,7 @@ import pytest
 
 import eighteen
 from eighteen import cli
-from eighteen.base import rundir
+from eighteen.base import events, rundir
 from eighteen.base.errors import MachineError, UsageError
 from eighteen.cloud import driver
 from eighteen.cloud.hosts import Host, hosts
@@ -147,6 +147,36 @@ def test_two_machines_that_share_nothing_train_what_one_would(packed, machines, 
     assert capsys.readouterr().out.count("ended with 0") == 2
     assert cli.main(["down", str(path)]) == 0
     assert not [*machines.glob("*/.eighteen/launches/*")]
+
+
+def test_a_launch_goes_on_after_a_kill_and_after_a_stop(packed, machines, tmp_path):
+    """The program is killed while training goes on; the same command follows it, and goes on when it was stopped."""
+    command = [sys.executable, "-m", "eighteen", *begun(packed, "--epochs", "60")]
+    killed = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(killed, "  checkpoint ")
+    killed.kill()
+    killed.communicate()
+    (path,) = (tmp_path / "runs").iterdir()
+    follows = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(follows, "  step ")
+    assert cli.main(["stop", str(path)]) == 0
+    assert follows.communicate(timeout=60)[0] is None
+    assert follows.returncode == 75
+    again = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(again, "  step ")
+    again.kill()
+    again.communicate()
+    assert [one["event"] for one in events.read(path / "events.jsonl")].count("resume") == 1
+    assert cli.main(["down", str(path)]) == 0
+    assert [*(tmp_path / "runs").iterdir()] == [path]
+
+
+def wait_for(process, text):
+    assert process.stderr
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"it ended without {text!r}")
 
 
 def test_what_would_be_done_is_shown_and_nothing_is_done(packed, machines, tmp_path, capsys):

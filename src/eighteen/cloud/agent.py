@@ -110,7 +110,7 @@ def begin(asked):
         "#!/bin/sh",
         f"cd {shlex.quote(str(launch))}",
         f"export PYTHONPATH={shlex.quote(str(program))}",
-        *(f"export {name}={shlex.quote(value)}" for name, value in asked["environ"].items()),
+        f"export EIGHTEEN_LAUNCH={shlex.quote(str(launch))}",
         shlex.join(words),
         f"echo $? >exit-{attempt}",
     ]
@@ -195,8 +195,8 @@ def _runs(launch):
 
 
 def _processes(asked):
-    """Those of this launch, which carry its name in their environment, and whether each is a rank."""
-    mark = "EIGHTEEN_LAUNCH={}".format(asked["launch"]).encode()
+    """Those of this launch, which carry its folder in their environment, and whether each is a rank."""
+    mark = f"EIGHTEEN_LAUNCH={_launch(asked)}".encode()
     for place in Path("/proc").iterdir():
         if place.name.isdigit() and int(place.name) != os.getpid():
             with suppress(OSError):

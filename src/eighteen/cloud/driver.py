@@ -113,7 +113,7 @@ class Driver:
             if (recipe := self._run.path / "launch" / "recipe.toml").is_file():
                 remote.send("take", facts | {"to": f"launches/{launch.name}"}, {recipe.name: recipe})
             words = words_of(launch, action.host, self._ranks, hosts(launch.hosts[0])[0].name)
-            remote.ask("begin", facts | {"words": words, "environ": {"EIGHTEEN_LAUNCH": launch.name}})
+            remote.ask("begin", facts | {"words": words})
             self._say(f"{action.host}: training; {' '.join(remote.look_on(launch.name))}")
         elif action.verb == "end":
             self._say(f"{action.host}: ending what is left of attempt {launch.attempt}")
