@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError
-from eighteen.base.rundir import RunDir
 from eighteen.base.world import from_environment
 from eighteen.cli.app import Changes, app, console
 
@@ -146,6 +145,7 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
         wait: Until it has ended; Ctrl-C ends only the waiting.
     """
     from eighteen import api
+    from eighteen.base.rundir import RunDir
     from eighteen.cloud import driver
     from eighteen.results.terminal import Display
 
