@@ -15,8 +15,9 @@ import pytest
 import eighteen
 from eighteen import cli
 from eighteen.base import events, rundir
+from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, UsageError
-from eighteen.cloud import driver
+from eighteen.cloud import driver, launcher
 from eighteen.cloud.hosts import Host, hosts
 from eighteen.cloud.launch import Action, Launch, Seen, next_actions, require_fit, words_of
 from eighteen.training import checkpoint
@@ -186,6 +187,19 @@ def test_what_would_be_done_is_shown_and_nothing_is_done(packed, machines, tmp_p
     assert "ForwardAgent=no" in shown
     assert not (tmp_path / "runs").exists()
     assert not [*machines.glob("*/.eighteen")]
+
+
+def test_the_same_command_with_another_recipe_is_another_launch(packed, tmp_path):
+    recipe, asked = tmp_path / "mine.toml", {"machines": HOSTS, "python": "python3", "ranks": 1, "words": []}
+    asked |= {"recipe": recipe, "name": None, "runs_dir": tmp_path / "runs"}
+    recipe.write_text(recipes.text("demo"))
+    first, launch, _ = launcher.prepared(str(packed.path), **asked)
+    again, same, _ = launcher.prepared(str(packed.path), **asked)
+    assert (again, same.name) == (first, launch.name)
+    first.path.rename(first.path.with_name("photos-20200101T000000Z"))
+    recipe.write_text(recipes.text("demo").replace("size = 48", "size = 64"))
+    other, _, _ = launcher.prepared(str(packed.path), **asked)
+    assert other.path.name != "photos-20200101T000000Z"
 
 
 def test_a_silent_machine_is_named(packed, machines, monkeypatch, capsys):

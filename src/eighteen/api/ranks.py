@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from eighteen.api.going_on import place_of_dataset
 from eighteen.api.sinks import sinks, watch, watched
-from eighteen.api.sources import fetched, open
+from eighteen.api.sources import fetched
 from eighteen.base import recipe as recipes
 from eighteen.base import result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
@@ -123,7 +123,7 @@ def _agreed(
     paths = dist.share(paths, here, device)
     if tuned and paths and "recipe" in paths:
         with suppress(EighteenError):  # which the first rank has, too
-            tuned(recipes.parse(paths["recipe"]), open(paths["dataset"]))
+            tuned(recipes.parse(paths["recipe"]), fetched(paths["dataset"], lambda line: None))
         paths = dist.share(None, here, device)
     if paths is None:
         if isinstance(made, EighteenError):

@@ -27,7 +27,7 @@ from eighteen.base.recipe import Budget, Recipe
 from eighteen.base.result import Result
 from eighteen.base.rundir import RunDir
 from eighteen.data.dataset import Dataset
-from eighteen.data.places import absolute
+from eighteen.data.places import absolute, is_url
 from eighteen.data.plan import TINY_SIDE
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def train(
         if ranks > 1 or procs:
             return on_new_ranks(asked, dataset, num_ranks=ranks, on_cpu=bool(procs), with_batch=with_batch)
         if here.is_first:  # the others wait for it
-            told = {"recipe": asked.model_dump(mode="json", exclude_none=True), "dataset": str(dataset.path)}
+            place = named(data, dataset) if isinstance(data, str) and is_url(data) else str(dataset.path)
+            told = {"recipe": asked.model_dump(mode="json", exclude_none=True), "dataset": place}
             dist.share(told, here, dist.device_of(here))
         return tune(asked, dataset, here, model=module, with_batch=with_batch)
 

@@ -1,1 +1,1 @@
-"""Plans to machines: what they cost now."""
+"""Plans to machines: what they cost now, and training on those that one has."""

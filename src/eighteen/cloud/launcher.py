@@ -54,7 +54,10 @@ def prepared(
     for path in [] if new else sorted(runs_dir.glob(f"{launch.name}-*/launch/launch.json"), reverse=True):
         run = RunDir(path.parents[1])
         earlier = driver.known(run)
-        if earlier and not (path.parent / "ended.json").exists() and _asked(earlier) == _asked(launch):
+        is_same = (
+            earlier and _asked(earlier) == _asked(launch) and _text(path.with_name("recipe.toml")) == _text(recipe)
+        )
+        if earlier and is_same and not (path.parent / "ended.json").exists():
             attempt = earlier.attempt + _was_stopped(run)
             again = replace(earlier, code=launch.code, environment=launch.environment, attempt=attempt)
             driver.keep(run, again)
@@ -68,6 +71,10 @@ def prepared(
     if recipe is not None:
         write_atomic(run.path / "launch" / "recipe.toml", recipe.read_text("utf-8"))
     return run, launch, local
+
+
+def _text(path: Path | None) -> str | None:
+    return path.read_text("utf-8") if path and path.is_file() else None
 
 
 def _was_stopped(run: RunDir) -> bool:
