@@ -129,7 +129,7 @@ def train(
         if ranks > 1 or procs:
             return on_new_ranks(asked, dataset, num_ranks=ranks, on_cpu=bool(procs), with_batch=with_batch)
         if here.is_first:  # the others wait for it
-            place = named(data, dataset) if isinstance(data, str) and is_url(data) else str(dataset.path)
+            place = data if isinstance(data, str) and is_url(data) else str(dataset.path)
             told = {"recipe": asked.model_dump(mode="json", exclude_none=True), "dataset": place}
             dist.share(told, here, dist.device_of(here))
         return tune(asked, dataset, here, model=module, with_batch=with_batch)
