@@ -54,8 +54,9 @@ def prepared(
     for path in [] if new else sorted(runs_dir.glob(f"{launch.name}-*/launch/launch.json"), reverse=True):
         run = RunDir(path.parents[1])
         earlier = driver.known(run)
-        is_same_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
-        if earlier and is_same_recipe and _asked(earlier) == _asked(launch) and not (path.parent / "ended.json").exists():
+        is_open = not path.with_name("ended.json").exists()
+        has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
+        if earlier and is_open and has_recipe and _asked(earlier) == _asked(launch):
             attempt = earlier.attempt + _was_stopped(run)
             again = replace(earlier, code=launch.code, environment=launch.environment, attempt=attempt)
             driver.keep(run, again)
