@@ -6,6 +6,7 @@ come and go as tar streams; everything lies in ``~/.eighteen``. Each verb may be
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from pathlib import Path
 
 HOME = Path.home() / ".eighteen"
 FOUND = "import sys, importlib.util as u; print([m for m in sys.argv[1:] if not u.find_spec(m)] == [])"
+INSTALL_S = 3600.0  # that packages may take, in which nothing else is heard of
+POLL_S, AGAIN_S = 5.0, 60.0  # between two looks of a watch; before it tries once more to power off
 
 
 def look(asked):
@@ -49,6 +52,8 @@ def look(asked):
         "said": _tail(launch / "out.log") if exit_code.exists() else "",
         "run": run,
         "events": events,
+        "can_power_off": not (asked["limits"] or {}).get("power_off") or _can_power_off(),
+        **_watched(asked),
     }
 
 
@@ -61,6 +66,7 @@ def take(asked):
         part, digest = path.with_name("." + path.name + ".part"), hashlib.sha256()
         with part.open("wb") as sink:
             while piece := file.read(2**20):
+                _touch(asked)
                 digest.update(piece)
                 sink.write(piece)
             sink.flush()
@@ -84,6 +90,7 @@ def take_code(asked):
 def install(asked):
     """The packages that the program needs, into an environment of their own beside what this Python has."""
     root = HOME / "env" / asked["environment"]
+    _touch(asked, lasts_s=INSTALL_S)
     shutil.rmtree(root, ignore_errors=True)
     root.parent.mkdir(parents=True, exist_ok=True)
     for words in (
@@ -94,6 +101,7 @@ def install(asked):
         if done.returncode:
             shutil.rmtree(root, ignore_errors=True)
             raise SystemExit(f"{shlex.join(words[:4])}: {done.stderr.strip()[-1000:] or done.stdout[-1000:]}")
+    _touch(asked)
     return {}
 
 
@@ -126,6 +134,77 @@ def begin(asked):
     return {}
 
 
+def watch(asked):
+    """Keep the launch's limits here, and have a process of its own see to them, whoever else goes away."""
+    launch = _launch(asked)
+    launch.mkdir(parents=True, exist_ok=True)
+    began = (_kept(launch / "limits.json") or {"began": time.time() - asked["age_s"]})["began"]
+    _keep(launch / "limits.json", {"began": began, "limits": asked["limits"]})
+    (launch / "struck.json").unlink(missing_ok=True)
+    (launch / "heard").touch()
+    if not _watches(asked):
+        environment = {name: value for name, value in os.environ.items() if name != "EIGHTEEN_LAUNCH"}
+        with (launch / "watch.log").open("ab") as said:
+            subprocess.Popen(
+                [*sys.orig_argv[:-2], "stand_watch", json.dumps(asked)],
+                env=environment | {"EIGHTEEN_WATCH": str(launch)},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+    return {}
+
+
+def stand_watch(asked):
+    """Until a limit strikes and is seen to, or the launch is forgotten; one process at a time."""
+    launch = _launch(asked)
+    with (launch / "watch.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        while facts := _facts(asked):
+            if facts["is_running"]:
+                _touch(asked)
+            action, which = decide(facts, time.time())
+            if action != "wait":
+                with suppress(OSError):  # a full disk keeps no machine running
+                    _keep(launch / "struck.json", {"which": which})
+                    print(time.strftime("%FT%TZ", time.gmtime()), which, action, flush=True)
+                end({**asked, "gently": action == "ask"})
+            if action == "end" or (action == "off" and _power_off() == 0):
+                return
+            time.sleep(AGAIN_S if action == "off" else POLL_S)
+
+
+def decide(facts, now):
+    """What the watch does now, and for which limit: "wait"; "ask" the ranks to save and stop; "end" what runs; that,
+    and power "off".
+
+    facts: began, idle_since: seconds since the epoch      is_running: whether anything of the launch is
+    exit: of its last attempt, None if there was none, or it was killed      is_asked: whether the ranks were
+    most_s, after_success_s, after_failure_s: the limits, None for one that there is not      grace_s, power_off
+    """
+    at, which = next_limit(facts) or (now + 1, None)
+    if now < at:
+        return "wait", None
+    if which == "most" and now < at + facts["grace_s"]:  # also where all have ended: who follows the run fetches it
+        return "wait" if facts["is_asked"] else "ask", which
+    return "off" if facts["power_off"] else "end", which
+
+
+def next_limit(facts):
+    """When the next limit strikes, if nothing changes, and which it is; None if none will."""
+    found = []
+    if facts["most_s"] is not None:
+        found.append((facts["began"] + facts["most_s"], "most"))
+    idle = "after_success" if facts["exit"] == 0 else "after_failure"
+    if not facts["is_running"] and facts[idle + "_s"] is not None:
+        found.append((facts["idle_since"] + facts[idle + "_s"], idle))
+    return min(found, default=None)
+
+
 def end(asked):
     """Ask the ranks here to save and stop, or, if that is not ``gently`` asked, end them."""
     if not asked["gently"]:
@@ -139,6 +218,9 @@ def end(asked):
 
 def forget(asked):
     """Delete what the launch made here; the program, packages and datasets stay for the next."""
+    for pid in _watches(asked):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     end({**asked, "gently": False})
     shutil.rmtree(_launch(asked), ignore_errors=True)
     return {}
@@ -194,9 +276,82 @@ def _runs(launch):
     return sorted(path.parent for path in (launch / "runs").glob("*/events.jsonl"))
 
 
-def _processes(asked):
+def _watched(asked):
+    """The limits that are watched here, or that struck; when the next of them strikes, and which; and which did."""
+    facts, struck = _facts(asked), _struck(asked)
+    is_watched = facts is not None and bool(_watches(asked))
+    kept = _kept(_launch(asked) / "limits.json") if is_watched or struck == "most" else None
+    return {"limits": kept and kept["limits"], "strikes": next_limit(facts) if is_watched else None, "struck": struck}
+
+
+def _facts(asked):
+    """What the watch decides by; None if there is nothing to watch."""
+    launch = _launch(asked)
+    if (kept := _kept(launch / "limits.json")) is None:
+        return None
+    attempt = max((int(path.name.partition("-")[2]) for path in launch.glob("begun-*")), default=0)
+    ended = launch / f"exit-{attempt}"
+    told = [*launch.glob("heard"), *launch.glob("begun-*"), *launch.glob("exit-*")]
+    return {
+        **kept["limits"],
+        "began": kept["began"],
+        "is_running": any(_processes(asked)),
+        "exit": int(ended.read_text() or 1) if ended.exists() else None,
+        "idle_since": max(path.stat().st_mtime for path in told),
+        "is_asked": _struck(asked) == "most",
+    }
+
+
+def _struck(asked):
+    return (_kept(_launch(asked) / "struck.json") or {"which": None})["which"]
+
+
+def _touch(asked, lasts_s=0.0):
+    """Note that something is done for the launch here, which may last: until then it is not idle."""
+    heard, until = _launch(asked) / "heard", time.time() + lasts_s
+    with suppress(OSError):  # it is not there without limits
+        os.utime(heard, (until, until))
+
+
+def _watches(asked):
+    return [pid for pid, _ in _processes(asked, "EIGHTEEN_WATCH")]
+
+
+def _can_power_off():
+    if shutil.which("shutdown", path=_path()) is None:
+        return False
+    return os.geteuid() == 0 or (shutil.which("sudo") is not None and _as_root("-l", "shutdown").returncode == 0)
+
+
+def _power_off():
+    """0 if the machine goes down now."""
+    words = ["shutdown", "-h", "now"]
+    done = subprocess.run(words, env=os.environ | {"PATH": _path()}) if os.geteuid() == 0 else _as_root(*words)
+    return done.returncode
+
+
+def _as_root(*words):
+    """By sudo, if it needs no password."""
+    return subprocess.run(["sudo", "-n", *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _path():
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def _keep(path, facts):
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(facts))
+    part.replace(path)
+
+
+def _kept(path):
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _processes(asked, name="EIGHTEEN_LAUNCH"):
     """Those of this launch, which carry its folder in their environment, and whether each is a rank."""
-    mark = f"EIGHTEEN_LAUNCH={_launch(asked)}".encode()
+    mark = f"{name}={_launch(asked)}".encode()
     for place in Path("/proc").iterdir():
         if place.name.isdigit() and int(place.name) != os.getpid():
             with suppress(OSError):

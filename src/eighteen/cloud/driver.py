@@ -100,7 +100,9 @@ class Driver:
     def _act(self, action: Action) -> None:
         launch, remote = self.launch, self._remotes[action.host]
         facts = asked(launch)
-        if action.verb == "send_code":
+        if action.verb == "watch":
+            remote.ask("watch", facts | {"age_s": time.time() - launch.began})
+        elif action.verb == "send_code":
             self._say(f"{action.host}: sending the program")
             remote.send("take_code", facts, parcel.files())
         elif action.verb == "install":
@@ -156,6 +158,7 @@ def asked(launch: Launch) -> dict[str, Any]:
         "modules": parcel.modules(),
         "requirements": parcel.requirements(),
         "dataset": None if launch.is_url else launch.dataset,
+        "limits": launch.watched,
     }
 
 

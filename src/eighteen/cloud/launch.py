@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from eighteen.base.errors import MachineError
+from eighteen.cloud.limits import GRACE_S, Limits
 
 LEAST_PYTHON = (3, 11)
 CLOCKS_S = 120.0  # that machines' clocks may differ by
 MOST_ATTEMPTS = 4
 STAYS = {"done", "patience", "until", "stopped", "Diverged", "BudgetSpent", "UsageError", "RecipeError", "cost"}
-Verb = Literal["send_code", "install", "send_dataset", "begin", "end", "again", "wait", "finish"]
+Verb = Literal["watch", "send_code", "install", "send_dataset", "begin", "end", "again", "wait", "finish"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Launch:
     python: of the machines      ranks: on each; 0: one a GPU, or one where there is none
     dataset: its folder's name on the machines, or a URL      words: of ``eighteen train``, without the dataset
     code, environment: digests of the program and of the packages it needs      port: where the ranks meet
-    attempt: 1, 2, ...: how often training was begun
+    attempt: 1, 2, ...: how often training was begun      began: the launch, in seconds since the epoch
+    limits: see ``limits.limits``; power_off: whether the machines do, where a limit strikes
     """
 
     name: str
@@ -41,6 +43,14 @@ class Launch:
     environment: str
     port: int
     attempt: int = 1
+    began: float = 0.0
+    limits: Limits = field(default_factory=dict)
+    power_off: bool = False
+
+    @property
+    def watched(self) -> dict[str, Any] | None:
+        """What the machines themselves see to; None if that is nothing."""
+        return {**self.limits, "grace_s": GRACE_S, "power_off": self.power_off} if self.limits else None
 
     @property
     def is_url(self) -> bool:
@@ -66,11 +76,20 @@ class Seen:
     said: str
     run: str | None
     events: str
+    can_power_off: bool = True
+    limits: Mapping[str, Any] | None = None
+    strikes: Sequence[Any] | None = None
+    struck: str | None = None
 
     @property
     def is_refused(self) -> bool:
         """Whether it ended with an error that trying again does not change."""
         return re.search(r"^(RecipeError|UsageError|DataError): ", self.said, re.MULTILINE) is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the launch may not go on."""
+        return self.struck == "most"
 
     @property
     def has_ended(self) -> bool:
@@ -90,6 +109,11 @@ def next_actions(launch: Launch, seen: Mapping[str, Seen | None], *, reason: str
     """
     told = {host: one for host, one in seen.items() if one}
     begun = [host for host, one in told.items() if one.has_begun]
+    unwatched = [host for host, one in told.items() if one.limits != launch.watched and not one.has_ended]
+    if launch.watched and unwatched:
+        return [Action("watch", host) for host in unwatched]
+    if any(one.is_over for one in told.values()):
+        return [Action("wait" if any(told[host].is_running for host in begun) else "finish")]
     if not begun:
         if len(told) < len(seen):
             return [Action("wait")]
@@ -127,6 +151,12 @@ def require_fit(seen: Mapping[str, Seen], *, need_bytes: int, now: float) -> Non
             raise _unfit(host, "no tmux", "tmux, in which training goes on without us", "sudo apt-get install tmux")
         if not one.has_dataset and one.free_bytes < need_bytes:
             raise _unfit(host, f"{one.free_bytes:,} bytes free", f"{need_bytes:,}", "delete something in ~/.eighteen")
+        if not one.can_power_off:
+            need, hint = (
+                "a shutdown that root, or sudo without a password, may do",
+                "leave out --power-off, or allow it",
+            )
+            raise _unfit(host, "no right to power off", need, hint)
         if abs(one.time_s - now) > CLOCKS_S:
             raise _unfit(
                 host, f"a clock {one.time_s - now:+,.0f} s off", "one that is right", "timedatectl set-ntp true"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eighteen.base import errors
-from eighteen.base.errors import DataError, MachineError, Stopped, UsageError
+from eighteen.base.errors import BudgetSpent, DataError, MachineError, Stopped, UsageError
 from eighteen.base.events import OnEvent
 from eighteen.base.files import write_atomic, write_json
 from eighteen.base.rundir import RunDir, check_name, stamp
 from eighteen.cloud import driver, parcel
 from eighteen.cloud.hosts import hosts
 from eighteen.cloud.launch import Launch, Seen, words_of
+from eighteen.cloud.limits import Limits, described
 from eighteen.data import dataset as datasets
 from eighteen.data.places import absolute, is_url
 
@@ -27,12 +29,22 @@ Say = Callable[[str], object]
 
 
 def wanted(
-    data: str, *, machines: str, python: str, ranks: int, words: Sequence[str], recipe: Path | None, name: str | None
+    data: str,
+    *,
+    machines: str,
+    python: str,
+    ranks: int,
+    words: Sequence[str],
+    recipe: Path | None,
+    name: str | None,
+    limits: Limits | None = None,
+    power_off: bool = False,
 ) -> tuple[Launch, Path | None]:
     """What is asked for, as a launch, and the dataset here, if it is here.
 
     data: a dataset here, which is sent to each machine, or a URL      machines: see ``hosts``
     ranks: on each machine; 0: one a GPU      words: of ``eighteen train``      recipe: a file that is sent along
+    limits: see ``limits.limits``      power_off: whether the machines do, where one strikes
     """
     absolute(data, flag="launch")
     named = [str(one) + (f":{one.port}" if one.port else "") for one in hosts(machines)]
@@ -41,9 +53,8 @@ def wanted(
     called = name or re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-")
     check_name(called)
     all_words = [*words, "--recipe", "recipe.toml"] if recipe else [*words]
-    return Launch(
-        called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0]
-    ), local and local.path
+    launch = Launch(called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0])
+    return replace(launch, limits=limits or {}, power_off=power_off), local and local.path
 
 
 def prepared(
@@ -59,13 +70,15 @@ def prepared(
         if earlier and is_open and has_recipe and _asked(earlier) == _asked(launch):
             attempt = earlier.attempt + _was_stopped(run)
             again = replace(earlier, code=launch.code, environment=launch.environment, attempt=attempt)
+            if launch.limits:  # they may be other ones; but none of them is lost by leaving them out
+                again = replace(again, limits=launch.limits, power_off=launch.power_off)
             driver.keep(run, again)
             return run, again, local
     run = RunDir(runs_dir / f"{launch.name}-{stamp()}")
     if run.path.exists():
         raise UsageError(f"launch {launch.name}", got=f"{run.path} already", need="a new name", hint="--name another")
     port = random.Random(run.path.name).choice(PORTS)
-    launch = replace(launch, name=re.sub(r"[^\w-]", "-", run.path.name), port=port)
+    launch = replace(launch, name=re.sub(r"[^\w-]", "-", run.path.name), port=port, began=time.time())
     driver.keep(run, launch)
     if recipe is not None:
         write_atomic(run.path / "launch" / "recipe.toml", recipe.read_text("utf-8"))
@@ -82,7 +95,8 @@ def _was_stopped(run: RunDir) -> bool:
 
 def _asked(launch: Launch) -> Launch:
     """What makes two launches the same."""
-    return replace(launch, name="", port=0, attempt=1, code="", environment="", hosts=list(launch.hosts))
+    same = replace(launch, name="", port=0, attempt=1, code="", environment="", hosts=list(launch.hosts))
+    return replace(same, began=0.0, limits={}, power_off=False)
 
 
 def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say) -> None:
@@ -94,6 +108,11 @@ def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEve
     seen = does.drive()
     does.fetch()
     reason = (run.end() or {}).get("reason") if run.events.exists() else None
+    if any(one and one.is_over for one in seen.values()):
+        got, need = "the limit of --max-hours or --max-cost", "an end before it"
+        raise BudgetSpent(
+            f"train {run.path.name}", got=got, need=need, hint="the same command with a higher limit goes on"
+        )
     if reason == "stopped":
         hint = "the same command goes on"
         raise Stopped(f"train {run.path.name}", got="a request to stop", need="to go on, later", hint=hint)
@@ -135,4 +154,6 @@ def shown(launch: Launch) -> list[str]:
         words = words_of(launch, host, ranks, meet)
         lines.append(f"{' '.join(remote.login())} # then, in ~/.eighteen/launches/{launch.name}, in tmux:")
         lines.append(f"  {launch.python} {' '.join(words)}")
+    if launch.limits:
+        lines.append(described(launch.limits, began=launch.began, power_off=launch.power_off))
     return lines
