@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from launching import HOSTS, SMALL, begun, wait_for
 
 import eighteen
 from eighteen import cli
@@ -21,9 +19,6 @@ from eighteen.cloud import driver, launcher
 from eighteen.cloud.hosts import Host, hosts
 from eighteen.cloud.launch import Action, Launch, Seen, next_actions, require_fit, words_of
 from eighteen.training import checkpoint
-
-HOSTS = "localhost,127.0.0.1"
-SMALL = ["--recipe", "demo", "--set", "phases.0.size=32", "--set", "eval.size=32", "--set", "train.log_every=1"]
 
 WANTED = Launch("photos-1", ["a", "b"], "python3", 1, "photos-d.e18", ["--epochs", "1"], "c", "e", 20_000)
 NEW = Seen("3.11.7", 0, True, 0.0, 10**12, False, False, False, (), False, False, None, "", None, "")
@@ -98,36 +93,6 @@ def test_hosts_are_names_and_nothing_else(tmp_path):
             hosts(wrong)
 
 
-@pytest.fixture
-def machines(tmp_path, monkeypatch):
-    """Two, each with nothing but a home folder."""
-    folder, program = tmp_path / "machines", tmp_path / "bin" / "ssh"
-    for name in HOSTS.split(","):
-        (folder / name).mkdir(parents=True)
-    program.parent.mkdir()
-    shutil.copy(Path(__file__).with_name("fake_ssh.py"), program)
-    program.chmod(0o755)
-    monkeypatch.setenv("FAKE_HOSTS", str(folder))
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setattr(driver, "POLL_S", 0.2)
-    monkeypatch.chdir(tmp_path)
-    yield folder
-    for name in HOSTS.split(","):
-        subprocess.run(
-            ["tmux", "kill-server"], env={**os.environ, "TMUX_TMPDIR": str(folder / name)}, capture_output=True
-        )
-
-
-@pytest.fixture(scope="module")
-def packed(pictures, tmp_path_factory):
-    return eighteen.pack(pictures, tmp_path_factory.mktemp("here") / "photos.e18", procs=1)
-
-
-def begun(packed, *more):
-    return ["launch", str(packed.path), "--hosts", HOSTS, "--python", sys.executable, "--procs", "1", *SMALL, *more]
-
-
 def test_two_machines_that_share_nothing_train_what_one_would(packed, machines, tmp_path, capsys):
     assert cli.main(begun(packed, "--epochs", "2")) == 0
     shown = capsys.readouterr()
@@ -170,14 +135,6 @@ def test_a_launch_goes_on_after_a_kill_and_after_a_stop(packed, machines, tmp_pa
     assert [one["event"] for one in events.read(path / "events.jsonl")].count("resume") == 1
     assert cli.main(["down", str(path)]) == 0
     assert [*(tmp_path / "runs").iterdir()] == [path]
-
-
-def wait_for(process, text):
-    assert process.stderr
-    for line in process.stderr:
-        if text in line:
-            return
-    raise AssertionError(f"it ended without {text!r}")
 
 
 def test_what_would_be_done_is_shown_and_nothing_is_done(packed, machines, tmp_path, capsys):
