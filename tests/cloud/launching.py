@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -40,3 +43,13 @@ def alive(machines):
             if place.name.isdigit() and any(mark in (place / "environ").read_bytes() for mark in marks):
                 found.append(int(place.name))
     return found
+
+
+def power_off(home):
+    """All that runs there ends at once, and the disk is gone."""
+    mark = f"TMUX_TMPDIR={home}".encode()
+    for place in Path("/proc").iterdir():
+        with suppress(OSError):
+            if place.name.isdigit() and mark in (place / "environ").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
+    shutil.rmtree(home, ignore_errors=True)

@@ -141,7 +141,7 @@ def status(run: Path) -> None:
         print(f"{host}: {state}, Python {seen.python}, {seen.gpus} GPUs, {free}{ends}")
     if wanted.limits:
         print(described(wanted.limits, began=wanted.began, power_off=wanted.power_off))
-    print(f"attempt {wanted.attempt}; {folder.path}")
+    print(f"attempt {wanted.attempt}, on {', '.join(wanted.at_work)}; {folder.path}")
 
 
 @app.command

@@ -24,6 +24,7 @@ from pathlib import Path
 HOME = Path.home() / ".eighteen"
 FOUND = "import sys, importlib.util as u; print([m for m in sys.argv[1:] if not u.find_spec(m)] == [])"
 INSTALL_S = 3600.0  # that packages may take, in which nothing else is heard of
+GOES_S = 300.0  # in which a machine goes whose cloud has said so; if it is there afterwards, it stays
 POLL_S, AGAIN_S = 5.0, 60.0  # between two looks of a watch; before it tries once more to power off
 
 
@@ -49,9 +50,10 @@ def look(asked):
         "has_begun": has_begun,
         "is_running": session,
         "exit": int(exit_code.read_text() or 1) if exit_code.exists() else None,
-        "said": _tail(launch / "out.log") if exit_code.exists() else "",
+        "said": _tail(launch / "out.log").rpartition(_title(attempt))[2] if exit_code.exists() else "",
         "run": run,
         "events": events,
+        "goes": _goes(launch),
         "can_power_off": not (asked["limits"] or {}).get("power_off") or _can_power_off(),
         **_watched(asked),
     }
@@ -111,9 +113,9 @@ def begin(asked):
     launch.mkdir(parents=True, exist_ok=True)
     if (launch / f"begun-{attempt}").exists():
         return {}
+    end({**asked, "gently": False})  # what an attempt before has left, on a machine that was cut off
     program = HOME / "code" / asked["code"]
     words = [_python(asked) or sys.executable, *asked["words"]]
-    words = [word.replace("~/.eighteen", str(HOME), 1) if word.startswith("~/.eighteen") else word for word in words]
     lines = [
         "#!/bin/sh",
         f"cd {shlex.quote(str(launch))}",
@@ -126,6 +128,8 @@ def begin(asked):
     script.write_text("\n".join(lines) + "\n")
     script.chmod(0o700)
     (launch / f"begun-{attempt}").touch()
+    with (launch / "out.log").open("a") as said:
+        said.write(_title(attempt))
     made = _tmux("new-session", "-d", "-s", asked["launch"], "-x", "160", "-y", "50", str(script))
     if made.returncode:
         (launch / f"begun-{attempt}").unlink()
@@ -231,6 +235,14 @@ def log(asked):
     return {"said": _tail(_launch(asked) / "out.log")}
 
 
+def has_told(asked):
+    """Whether the newest run's events begin with these bytes."""
+    runs = _runs(_launch(asked))
+    path = runs[-1] / "events.jsonl" if runs else None
+    told = path.read_bytes()[: asked["num_bytes"]] if path and path.exists() else b""
+    return {"has": hashlib.sha256(told).hexdigest() == asked["sha256"]}
+
+
 def give(asked):
     """The run's folder, as a tar stream to standard output; the first machine has it."""
     runs = _runs(_launch(asked))
@@ -263,8 +275,8 @@ def _python(asked):
 def _events(launch, start):
     """The newest run's name, and what its events tell from a byte on, to the last whole line."""
     runs = _runs(launch)
-    if not runs:
-        return None, ""
+    if not runs or not (runs[-1] / "events.jsonl").exists():
+        return runs[-1].name if runs else None, ""
     with (runs[-1] / "events.jsonl").open("rb") as file:
         file.seek(start)
         told = file.read(2**20)
@@ -272,8 +284,15 @@ def _events(launch, start):
 
 
 def _runs(launch):
-    """Those that have told of something, the oldest first."""
-    return sorted(path.parent for path in (launch / "runs").glob("*/events.jsonl"))
+    """The oldest first; also on a machine that does not write their events."""
+    return sorted(path.parent for path in (launch / "runs").glob("*/recipe.toml"))
+
+
+def _goes(launch):
+    """Whether the cloud takes this machine back, as training has heard."""
+    with suppress(FileNotFoundError):
+        return time.time() - (launch / "notice.json").stat().st_mtime < GOES_S
+    return False
 
 
 def _watched(asked):
@@ -368,6 +387,11 @@ def _members():
                 file = tar.extractfile(member)
                 assert file is not None  # as it is one
                 yield member, file
+
+
+def _title(attempt):
+    """Of what an attempt prints."""
+    return f"== attempt {attempt}\n"
 
 
 def _tail(path):
