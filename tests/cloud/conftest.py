@@ -15,9 +15,9 @@ import pytest
 import eighteen
 from eighteen.cloud import driver
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "training")]  # the latter's metadata server
 
-from launching import HOSTS, alive
+from launching import HOSTS, alive  # noqa: E402
 
 
 @pytest.fixture

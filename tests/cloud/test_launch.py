@@ -26,6 +26,8 @@ READY = replace(NEW, has_code=True, has_packages=True, has_dataset=True)
 TRAINS = replace(READY, has_begun=True, is_running=True)
 DONE = replace(READY, has_begun=True, exit=0)
 FAILED = replace(DONE, exit=1)
+ASKED = replace(FAILED, said="something\nStopped: train to the end: got a request to stop\n")
+GOES = replace(ASKED, goes=True)  # its cloud takes it back
 DIED = replace(READY, has_begun=True)  # its tmux is gone, and it wrote down no exit code
 
 
@@ -49,6 +51,11 @@ DIED = replace(READY, has_begun=True)  # its tmux is gone, and it wrote down no 
         ([DIED, FAILED], None, ["again "]),
         ([FAILED, replace(FAILED, said="RecipeError: no\n")], None, ["finish "]),
         ([FAILED, FAILED], "stopped", ["finish "]),
+        ([TRAINS, ASKED], None, ["wait "]),  # the first one still saves
+        ([ASKED, GOES], "taken", ["again "]),  # without it
+        ([GOES, GOES], "taken", ["wait "]),  # for other ones
+        ([NEW, GOES], "taken", ["again "]),
+        ([NEW, NEW], "taken", ["send_code a", "send_code b"]),
     ],
 )
 def test_what_is_done_next_follows_from_what_is_seen(seen, reason, expected):
@@ -74,6 +81,7 @@ IDLE = replace(READY, run="photos-1-then")
         (replace(ALL_THREE, active=["b"]), [NEW, TRAINS, READY], None, "", ["send_code a"]),
         (replace(ALL_THREE, active=["b"]), [READY, TRAINS, READY], None, "", ["take_in a", "take_in c"]),
         (replace(ALL_THREE, active=["b"]), [READY, TRAINS, None], None, "c", ["take_in a"]),
+        (replace(ALL_THREE, active=["b"]), [replace(READY, goes=True), TRAINS, None], None, "c", ["wait "]),
         (replace(ALL_THREE, active=["b"], joining=["a"]), [READY, TRAINS, READY], None, "", ["wait "]),
         (replace(ALL_THREE, active=["b", "c"], joining=["a"]), [READY, TRAINS, FAILED], "stopped", "", ["wait "]),
         (replace(ALL_THREE, active=["b", "c"], joining=["a"]), [READY, FAILED, FAILED], "stopped", "", ["again "]),
@@ -94,6 +102,7 @@ def test_machines_are_left_out_and_taken_in(launch, seen, reason, lost, expected
         ([NEW, FAILED, FAILED], ["b", "c"]),  # it is made ready while they train
         ([NEW, NEW, None], ["a", "b"]),
         ([READY, replace(FAILED, run="photos-1-then"), None], ["b", "a"]),
+        ([GOES, ASKED, READY], ["b", "c"]),
     ],
 )
 def test_the_next_attempt_is_that_of_the_machines_that_are_ready(seen, active):
