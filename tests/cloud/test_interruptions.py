@@ -25,7 +25,7 @@ def files(tmp_path):
 def s3(monkeypatch):
     """A bucket of a server here."""
     pytest.importorskip("s3fs", reason="needs s3fs and moto[server]")
-    server = pytest.importorskip("moto.server", reason="needs s3fs and moto[server]").ThreadedMotoServer(port=0)
+    server = pytest.importorskip("moto.server", reason="needs s3fs and moto[server]").ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
     for name, value in {"ACCESS_KEY_ID": "none", "SECRET_ACCESS_KEY": "none", "DEFAULT_REGION": "us-east-1"}.items():
