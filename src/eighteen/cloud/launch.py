@@ -20,6 +20,7 @@ from eighteen.cloud.limits import GRACE_S, Limits
 LEAST_PYTHON = (3, 11)
 CLOCKS_S = 120.0  # that machines' clocks may differ by
 MOST_FRUITLESS = 4  # attempts in a row that bring no new checkpoint
+MEET_S = 120  # that ranks wait for each other: where this program was killed in between, some never come
 NUM_PORTS = 1000  # that attempts of one launch go round
 STAYS = {"done", "patience", "until", "stopped", "Diverged", "BudgetSpent", "UsageError", "RecipeError", "cost"}
 Verb = Literal["watch", "send_code", "install", "send_dataset", "begin", "end", "again", "take_in", "wait", "finish"]
@@ -248,7 +249,7 @@ def words_of(launch: Launch, host: str, ranks: int, *, is_there: bool = True) ->
     """
     first, number = hosts(launch.at_work[0])[0].name, launch.at_work.index(host)
     torchrun = ["-m", "torch.distributed.run", "--nnodes", f"{len(launch.at_work)}", "--node-rank", f"{number}"]
-    torchrun += ["--nproc-per-node", f"{ranks}", "--rdzv-backend", "static"]
+    torchrun += ["--nproc-per-node", f"{ranks}", "--rdzv-backend", "static", "--rdzv-conf", f"timeout={MEET_S}"]
     torchrun += ["--master-addr", first, "--master-port", f"{launch.port + (launch.attempt - 1) % NUM_PORTS}"]
     # relative: it means the same on each machine, wherever its home is
     data = launch.dataset if launch.is_url else f"../../datasets/{launch.dataset}"
