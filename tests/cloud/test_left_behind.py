@@ -16,7 +16,7 @@ from eighteen import cli
 from eighteen.base import events
 
 SWEPT_S = 180.0
-MOMENTS = sorted(random.Random(18).sample(range(1, 60), 10))  # about as many as there are in such a launch
+MOMENTS = sorted(random.Random(18).sample(range(1, 46), 10))  # about as many as there are in such a launch
 LIMITED = ["--epochs", "4", "--power-off", "--after-success", "stop:15s", "--after-failure", "stop:15s"]
 CUT_SHORT = str(Path(__file__).with_name("cut_short.py"))
 
@@ -41,9 +41,18 @@ def power_on(machines):
         cut.unlink()
 
 
+def test_nothing_is_left_of_a_launch_that_was_killed_before_it_trained(packed, machines):
+    cut = subprocess.run([sys.executable, CUT_SHORT, "9", "8", *begun(packed, *LIMITED)], stderr=subprocess.PIPE)
+    assert cut.returncode == -signal.SIGKILL, cut.stderr.decode()
+    assert alive(machines)
+    swept(machines)
+
+
 @pytest.mark.soak_cloud
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [*((signal.SIGKILL, one) for one in MOMENTS), *((signal.SIGINT, one) for one in MOMENTS[::4])],
+)
 def test_nothing_is_left_of_a_launch_that_was_cut_short_and_it_goes_on(packed, machines, tmp_path, number, moment):
     command = begun(packed, *LIMITED)
     cut = subprocess.run([sys.executable, CUT_SHORT, str(int(number)), str(moment), *command], stderr=subprocess.PIPE)

@@ -129,6 +129,22 @@ def test_a_machine_that_may_not_power_off_is_named_before_anything_is_sent():
         require_fit({"a": NEW, "b": replace(NEW, can_power_off=False)}, need_bytes=10**9, now=0.0)
 
 
+@pytest.mark.parametrize(("sudo", "may"), [("exit 0", True), ("exit 1", False), (None, False)])
+def test_who_is_not_root_powers_off_by_sudo_without_a_password(tmp_path, monkeypatch, sudo, may):
+    scripts = {"shutdown": "exit 1", "sudo": sudo and f'echo sudo "$@" >>{tmp_path}/said; {sudo}'}
+    for name, script in scripts.items():
+        if script:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(agent, "_path", lambda: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert agent._can_power_off() is may
+    if sudo:
+        assert (agent._power_off() == 0) is may
+        assert (tmp_path / "said").read_text() == "sudo -n -l shutdown\nsudo -n shutdown -h now\n"
+
+
 def launched(packed, *more):
     command = [sys.executable, "-m", "eighteen", *begun(packed, *more)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
