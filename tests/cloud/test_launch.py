@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ from eighteen import cli
 from eighteen.base import events, rundir
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, UsageError
-from eighteen.cloud import driver, launcher
+from eighteen.cloud import agent, driver, launcher
 from eighteen.cloud.hosts import Host, hosts
 from eighteen.cloud.launch import Action, Launch, Seen, next_actions, next_attempt, require_fit, words_of
 from eighteen.training import checkpoint
@@ -152,6 +154,20 @@ def test_each_attempt_meets_at_a_port_of_its_own():
     assert second[second.index("--master-port") + 1] == "20001"
     assert first[first.index("--node-rank") + 1] == "1"
     assert first[-6:] == ["train", "../../datasets/photos-d.e18", "--name", "photos-1", "--epochs", "1"]
+
+
+def test_what_a_machine_says_is_of_this_attempt_and_a_notice_has_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "HOME", tmp_path)
+    launch = tmp_path / "launches" / "photos-1"
+    launch.mkdir(parents=True)
+    (launch / "out.log").write_text("== attempt 1\nStopped: train\n== attempt 2\nPeerLost: train\n")
+    for name in ("begun-1", "exit-1", "begun-2", "exit-2", "notice.json"):
+        (launch / name).touch()
+    facts = driver.asked(replace(WANTED, attempt=2)) | {"events_from": 0}
+    seen = agent.look(facts)
+    assert (seen["said"], seen["goes"]) == ("PeerLost: train\n", True)
+    os.utime(launch / "notice.json", (0, time.time() - 600))
+    assert not agent.look(facts)["goes"], "it has stayed"
 
 
 def test_hosts_are_names_and_nothing_else(tmp_path):

@@ -15,7 +15,7 @@ from launching import alive, begun, until, wait_for
 from eighteen import cli
 from eighteen.base import events
 from eighteen.base.errors import MachineError, UsageError
-from eighteen.cloud import agent
+from eighteen.cloud import agent, launcher
 from eighteen.cloud.launch import Launch, Seen, next_actions, require_fit
 from eighteen.cloud.limits import described, limits
 
@@ -127,6 +127,17 @@ def test_a_launch_with_limits_is_watched_and_does_not_go_on_after_them(seen, exp
 def test_a_machine_that_may_not_power_off_is_named_before_anything_is_sent():
     with pytest.raises(MachineError, match="launch on b: got no right to power off"):
         require_fit({"a": NEW, "b": replace(NEW, can_power_off=False)}, need_bytes=10**9, now=0.0)
+
+
+def test_a_launch_that_goes_on_keeps_its_limits_and_takes_new_ones(packed, tmp_path):
+    asked = {"machines": "a,b", "python": "python3", "ranks": 1, "words": [], "recipe": None, "name": None}
+    given = [({"most_s": 60.0}, True), ({}, False), ({"most_s": 90.0}, False)]
+    found = [
+        launcher.prepared(str(packed.path), **asked, limits=limits, power_off=off, runs_dir=tmp_path)[1]
+        for limits, off in given
+    ]
+    assert [(one.limits["most_s"], one.power_off) for one in found] == [(60.0, True), (60.0, True), (90.0, False)]
+    assert len({one.began for one in found}) == len({one.name for one in found}) == 1
 
 
 @pytest.mark.parametrize(("sudo", "may"), [("exit 0", True), ("exit 1", False), (None, False)])
