@@ -17,7 +17,7 @@ from eighteen.base import events
 
 SWEPT_S = 180.0
 MOMENTS = sorted(random.Random(18).sample(range(1, 46), 10))  # about as many as there are in such a launch
-LIMITED = ["--epochs", "4", "--power-off", "--after-success", "stop:15s", "--after-failure", "stop:15s"]
+LIMITED = ["--epochs", "4", "--power-off", "--after-success", "stop:20s", "--after-failure", "stop:20s"]
 CUT_SHORT = str(Path(__file__).with_name("cut_short.py"))
 
 

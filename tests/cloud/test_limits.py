@@ -53,7 +53,7 @@ STOPPED = replace(RUNS, is_running=False, exit=1)
         (FAILED | {"exit": None}, 5600, ("off", "after_failure")),  # it was killed
         (FACTS, 4599, ("wait", None)),
         (FACTS, 4600, ("off", "after_failure")),  # made ready, and nobody came to begin
-        (FACTS | {"idle_since": 4000.0}, 4600, ("wait", None)),  # something is being sent
+        (FACTS | {"idle_since": 4000.0}, 4600, ("wait", None)),  # the launch still looks
         (FACTS | {"most_s": None, "after_failure_s": None}, 10**9, ("wait", None)),
     ],
 )

@@ -23,7 +23,6 @@ from pathlib import Path
 
 HOME = Path.home() / ".eighteen"
 FOUND = "import sys, importlib.util as u; print([m for m in sys.argv[1:] if not u.find_spec(m)] == [])"
-INSTALL_S = 3600.0  # that packages may take, in which nothing else is heard of
 GOES_S = 300.0  # in which a machine goes whose cloud has said so; if it is there afterwards, it stays
 POLL_S, AGAIN_S = 5.0, 60.0  # between two looks of a watch; before it tries once more to power off
 
@@ -31,6 +30,8 @@ POLL_S, AGAIN_S = 5.0, 60.0  # between two looks of a watch; before it tries onc
 def look(asked):
     """Facts of this machine, and how far the launch is here."""
     launch, attempt = _launch(asked), asked["attempt"]
+    if asked["follows"]:
+        _touch(asked)
     exit_code = launch / f"exit-{attempt}"
     session = _tmux("has-session", "-t", asked["launch"]).returncode == 0 if shutil.which("tmux") else False
     has_begun = (launch / f"begun-{attempt}").exists()
@@ -68,7 +69,6 @@ def take(asked):
         part, digest = path.with_name("." + path.name + ".part"), hashlib.sha256()
         with part.open("wb") as sink:
             while piece := file.read(2**20):
-                _touch(asked)
                 digest.update(piece)
                 sink.write(piece)
             sink.flush()
@@ -92,7 +92,6 @@ def take_code(asked):
 def install(asked):
     """The packages that the program needs, into an environment of their own beside what this Python has."""
     root = HOME / "env" / asked["environment"]
-    _touch(asked, lasts_s=INSTALL_S)
     shutil.rmtree(root, ignore_errors=True)
     root.parent.mkdir(parents=True, exist_ok=True)
     for words in (
@@ -103,7 +102,6 @@ def install(asked):
         if done.returncode:
             shutil.rmtree(root, ignore_errors=True)
             raise SystemExit(f"{shlex.join(words[:4])}: {done.stderr.strip()[-1000:] or done.stdout[-1000:]}")
-    _touch(asked)
     return {}
 
 
@@ -248,6 +246,7 @@ def give(asked):
     runs = _runs(_launch(asked))
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
         for path in sorted(runs[-1].rglob("*")) if runs else ():
+            _touch(asked)
             if path.is_file() and ".tmp" not in path.name:
                 tar.add(path, str(path.relative_to(runs[-1])))
 
@@ -325,11 +324,10 @@ def _struck(asked):
     return (_kept(_launch(asked) / "struck.json") or {"which": None})["which"]
 
 
-def _touch(asked, lasts_s=0.0):
-    """Note that something is done for the launch here, which may last: until then it is not idle."""
-    heard, until = _launch(asked) / "heard", time.time() + lasts_s
+def _touch(asked):
+    """Note that the launch is not idle here."""
     with suppress(OSError):  # it is not there without limits
-        os.utime(heard, (until, until))
+        os.utime(_launch(asked) / "heard")
 
 
 def _watches(asked):

@@ -94,7 +94,7 @@ class Driver:
                     return
 
     def _look(self) -> dict[str, Seen | None]:
-        facts = asked(self.launch) | {"events_from": self._num_bytes()}
+        facts = asked(self.launch) | {"events_from": self._num_bytes(), "follows": True}
         with ThreadPoolExecutor(len(self._remotes)) as threads:
             answers = threads.map(lambda remote: _seen(remote, facts), self._remotes.values())
             seen = dict(zip(self._remotes, answers, strict=True))
@@ -235,6 +235,7 @@ def asked(launch: Launch) -> dict[str, Any]:
         "requirements": parcel.requirements(),
         "dataset": None if launch.is_url else launch.dataset,
         "limits": launch.watched,
+        "follows": False,  # so that looks of others do not keep machines running
     }
 
 
