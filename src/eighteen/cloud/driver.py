@@ -18,7 +18,7 @@ from eighteen.base.errors import MachineError
 from eighteen.base.events import OnEvent
 from eighteen.base.files import write_json
 from eighteen.base.rundir import RunDir
-from eighteen.cloud import parcel
+from eighteen.cloud import parcel, preflight, probing
 from eighteen.cloud.hosts import hosts
 from eighteen.cloud.launch import Action, Launch, Seen, next_actions, ranks_on_each, require_fit, words_of
 from eighteen.cloud.remote import LONG_S, Remote, Silent
@@ -31,12 +31,22 @@ Say = Callable[[str], object]
 
 
 class Driver:
-    """One launch. dataset: here, to be sent; None if the machines get it from a URL"""
+    """One launch.
+
+    dataset: here, to be sent; None if the machines get it from a URL      has_preflight: before training begins
+    """
 
     def __init__(
-        self, run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say
+        self,
+        run: RunDir,
+        launch: Launch,
+        dataset: Path | None,
+        *,
+        on_event: OnEvent | None,
+        say: Say,
+        has_preflight: bool = True,
     ) -> None:
-        self.launch = launch
+        self.launch, self._has_preflight = launch, has_preflight
         self._run, self._dataset, self._on_event, self._say = run, dataset, on_event, say
         self._remotes = remotes(launch)
         self._silent_since: dict[str, float] = {}
@@ -56,6 +66,8 @@ class Driver:
             elif actions[0].verb == "again":
                 self._again()
             else:
+                if [action.host for action in actions if action.verb == "begin"] == [*self.launch.hosts]:
+                    self._preflight()
                 with ThreadPoolExecutor(len(actions)) as threads:
                     list(threads.map(self._act, actions))
 
@@ -118,6 +130,26 @@ class Driver:
         elif action.verb == "end":
             self._say(f"{action.host}: ending what is left of attempt {launch.attempt}")
             remote.ask("end", facts | {"gently": False})
+
+    def _preflight(self) -> None:
+        """Unless there is one machine only, or these have passed it for this launch. Raises MachineError."""
+        launch, file = self.launch, self._run.path / "launch" / "preflight.json"
+        if not self._has_preflight or len(launch.hosts) < 2 or preflight.has_passed(file, launch.hosts):
+            return
+        self._say(f"preflight of {len(launch.hosts)} machines")
+        report = probing.measure(
+            self._remotes,
+            meet=hosts(launch.hosts[0])[0].name,
+            port=launch.port + launch.attempt - 1,
+            ranks=self._ranks,
+            code=launch.code,
+            environment=launch.environment,
+        )
+        write_json(file, preflight.facts(report))
+        for line in preflight.warnings(report):
+            self._say(line)
+        preflight.require_fit(report)
+        self._say(f"preflight: {preflight.summary(report)}")
 
     def _send_dataset(self, host: str) -> None:
         """What the machine lacks of it; dataset.json comes last, so that what was cut off is no dataset."""
