@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Stands in for ``ssh``: a host is a home folder in $FAKE_HOSTS, and what is done there is done by a shell of its own.
 
-A host that is not there, or has a file ``cut`` in it, is as silent as one without power. Each has its own tmux.
+A host that is not there, or has a file ``cut`` in it, is as silent as one without power. Each has its own tmux, and
+with $FAKE_NETS its own network, in the namespace of that prefix and its name, and its own name.
 """
 
 import os
@@ -16,4 +17,8 @@ if not os.path.isdir(home) or os.path.exists(os.path.join(home, "cut")):
 os.environ.update(HOME=home, TMUX_TMPDIR=home, XDG_CACHE_HOME=os.path.join(home, "cache"))
 os.environ.pop("TMUX", None)
 os.chdir(home)
-os.execvp("sh", ["sh", "-c", command])
+words = ["sh", "-c", command]
+if "FAKE_NETS" in os.environ:
+    named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec sh -c "$1"', host, command]
+    words = ["ip", "netns", "exec", os.environ["FAKE_NETS"] + host, *named]
+os.execvp(words[0], words)

@@ -108,7 +108,7 @@ def blamed(failed: Collection[Pair], hosts: Sequence[str]) -> list[Blame]:
     for at, is_of in ways.items() if len(hosts) > 2 else ():
         for host in hosts:
             own = {pair for pair in every if is_of(pair, host)}
-            if own <= set(failed) and own & left:
+            if own <= set(failed) and len(own & left) > 1:
                 found.append(Blame(at, (host,)))
                 left -= own
     return found + [Blame("link", pair) for pair in sorted(left)]
@@ -236,46 +236,43 @@ def _unreached(report: Report, blame: Blame, rest: str, *, is_broken: bool) -> F
     others = [one for one in report.hosts if one not in blame.hosts] if blame.at != "link" else blame.hosts[:1]
     sources = _listed(report.listening[one].address or one for one in others)
     hint = f"sudo ufw allow proto tcp from {sources}, or as its firewall or security group has it, on {host}"
-    if blame.at == "everywhere":
-        hint = "one network for all, and a firewall or security group that lets TCP through between them"
-        return Fault(report.hosts[0], f"no machine reaches another{rest}", need, hint, is_broken)
     if blame.at == "machine":
         hint = f"ip address; ip route; sudo nft list ruleset, on {host}; or leave it out of --hosts"
-        return Fault(host, f"{host} reaches none of the others, nor they it{rest}", need, hint, is_broken)
-    if blame.at == "into":
-        return Fault(host, f"none of the others reaches {host}{rest}", need, hint, is_broken)
     if blame.at == "out of":
         hint = f"ip route; sudo nft list ruleset, on {host}: what keeps it from {sources}"
-        return Fault(host, f"{host} reaches none of the others{rest}", need, hint, is_broken)
-    return Fault(host, f"{blame.hosts[0]} does not reach {host}{rest}", need, hint, is_broken)
+    if blame.at == "everywhere":
+        hint = "one network for all, and a firewall or security group that lets TCP through between them"
+    if "large" in rest:
+        hint = f"ip link, on {host} and the others: one MTU for all, and on the way between them"
+    told = {
+        "everywhere": "no machine reaches another",
+        "machine": f"{host} reaches none of the others, nor they it",
+        "into": f"none of the others reaches {host}",
+        "out of": f"{host} reaches none of the others",
+        "link": f"{blame.hosts[0]} does not reach {host}",
+    }
+    return Fault(host, told[blame.at] + rest, need, hint, is_broken)
 
 
 def of_rates(report: Report) -> Iterator[Fault]:
-    """Machines and links that carry nothing, or far less than the others do."""
-    nothing = {pair for pair, rate in report.rates.items() if rate is None}
+    """Machines and links that carry far less than the others do, or nothing at all."""
+    for pair, rate in report.rates.items():
+        if rate is None:
+            got, hint = f"no data come from {pair[0]} to {pair[1]}, though it connects", f"ip -s link, on {pair[0]}"
+            yield Fault(pair[0], got, "data after a connection", hint)
     late, reached = slow(report.rates)
-    for pairs in (nothing, late):
-        for blame in blamed(pairs, report.hosts):
-            host = blame.hosts[0]
-            rates = sorted(report.rates[pair] or 0.0 for pair in pairs if _is_in(pair, blame))
-            what = "no data come" if pairs is nothing else "data come slowly"
-            where = {
-                "everywhere": "between all machines",
-                "machine": f"to and from {host}",
-                "into": f"to {host}, from any other",
-                "out of": f"from {host}, to any other",
-                "link": f"from {host} to {blame.hosts[-1]}",
-            }[blame.at]
-            if pairs is nothing:
-                need, hint = (
-                    "data after a connection",
-                    f"ip link: one MTU on all machines, and on the way; at {host} first",
-                )
-                yield Fault(host, f"{what} {where}, though it connects", need, hint)
-            else:
-                got = f"{what} {where}: {megabytes(statistics.median(rates))}/s"
-                hint = f"ethtool on {host}: speed, errors; who else uses its network; or leave it out of --hosts"
-                yield Fault(host, got, f"about {megabytes(reached)}/s, as others have", hint, is_broken=False)
+    for blame in blamed(late, report.hosts):
+        host = blame.hosts[0]
+        rate = statistics.median(report.rates[pair] or 0.0 for pair in late if _is_in(pair, blame))
+        where = {
+            "machine": f"to and from {host}",
+            "into": f"to {host}, from any other",
+            "out of": f"from {host}, to any other",
+            "link": f"from {host} to {blame.hosts[-1]}",
+        }[blame.at]  # not everywhere: nothing is slow but beside the others
+        got, need = f"data come slowly {where}: {megabytes(rate)}/s", f"about {megabytes(reached)}/s, as others have"
+        hint = f"ethtool eth0; ip -s link, on {host}: its speed, errors, who else uses it; or leave it out of --hosts"
+        yield Fault(host, got, need, hint, is_broken=False)
 
 
 def of_loading(whys: Mapping[str, str | None]) -> Iterator[Fault]:

@@ -22,6 +22,7 @@ from pathlib import Path
 MOST_S = 300  # of a talk
 SILENT_S = 3.0  # without a byte; a lost packet is sent again after 1 s
 WARM = 0.2  # of a pull's time, in which a connection grows fast
+LARGE = 2**14  # bytes, more than any packet: an answer that is lost where the MTU is wrong
 HOME = Path.home() / ".eighteen"
 GPUS = ["--query-gpu=name,driver_version", "--format=csv,noheader"]
 servers = {}  # sockets that listen, by port: meet and other
@@ -176,21 +177,21 @@ def _answer(connection, token, name):
         connection.settimeout(SILENT_S)
         said, zeros = connection.makefile("rb").readline(100).decode(errors="replace").strip(), bytes(2**18)
         if said == f"{token} who":
-            connection.sendall(name.encode() + b"\n")
+            connection.sendall(name.encode().ljust(LARGE) + b"\n")
         while said == f"{token} give":
             connection.sendall(zeros)  # until the other has enough, and closes
 
 
 def _meets(host, address, port, token):
-    began = time.monotonic()
+    began, seconds = time.monotonic(), None
     try:
         with socket.create_connection((address, port), SILENT_S) as connection:
             seconds = time.monotonic() - began
             connection.sendall(f"{token} who\n".encode())
-            who = connection.makefile("rb").readline(300).decode(errors="replace").strip()
+            who = connection.makefile("rb").readline(2 * LARGE).decode(errors="replace").strip()
             return (None if who == host else "another program answers"), seconds
     except TimeoutError:
-        return "silent", None
+        return ("silent" if seconds is None else "large packets get lost"), seconds
     except ConnectionRefusedError:
         return "refused", None
     except OSError as error:

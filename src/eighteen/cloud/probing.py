@@ -150,19 +150,17 @@ def _rates(report: Report, asking: _Asking) -> Report:
     seconds, rates = min(PULL_S, RATES_S / len(turns)), dict[Pair, float | None]()
     again = set(report.reached)
     for _ in range(2):
-        for pairs in turns:
+        for turn in turns:
+            pairs = {to: (sender, to) for sender, to in turn if (sender, to) in again}
             of = {
-                to: {"address": _where(report, sender), "port": report.listening[sender].ports["other"]}
-                for sender, to in pairs
-                if (sender, to) in again
+                to: {"address": _where(report, one), "port": report.listening[one].ports["other"], "seconds": seconds}
+                for to, (one, _) in pairs.items()
             }
-            answers = asking("pull", {to: one | {"seconds": seconds} for to, one in of.items()}, limit_s=10.0)
-            for sender, to in pairs:
-                if to in answers and (rate := answers[to]["bytes_per_s"]) is not None:
-                    rates[sender, to] = max(rate, rates.get((sender, to)) or 0.0)
-                elif to in answers:
-                    rates.setdefault((sender, to), None)
-        again = preflight.slow(rates)[0] | {pair for pair, rate in rates.items() if rate is None}
+            for to, answer in asking("pull", of, limit_s=10.0).items():
+                rates[pairs[to]] = max(filter(None, (answer["bytes_per_s"], rates.get(pairs[to]))), default=None)
+            if None in rates.values():  # waiting for nothing takes long
+                break
+        again = preflight.slow(rates)[0]
     report = replace(report, rates=rates)
     return _with(report, [*preflight.of_rates(report)])
 
