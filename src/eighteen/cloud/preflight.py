@@ -10,6 +10,7 @@ import json
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -176,7 +177,11 @@ def _odd(what: str, facts: Mapping[str, Any], *, ranks: int = 0) -> Iterator[Fau
 
 
 def of_names(looks: Mapping[str, Look], meet: str) -> Iterator[Fault]:
-    """Names that a machine must resolve: that of the first, where the ranks meet, and, for gloo, its own."""
+    """Names that a machine must resolve: that of the first, where the ranks meet, and, for gloo, its own.
+
+    Of two ranks, gloo lets that with the higher address connect to the other, so one machine that tells a loopback
+    address may get along among lower ones, such as 10.0.0.1 (seen with torch 2.15).
+    """
     at = [address for one in looks.values() for address in one.addresses[meet] if not is_loopback(address)]
     known = statistics.mode(at) if at else "ADDRESS"
     for host, one in looks.items():
@@ -189,7 +194,13 @@ def of_names(looks: Mapping[str, Look], meet: str) -> Iterator[Fault]:
             resolved = f"which it resolves to {_listed(own)}" if own else "which it does not resolve"
             got, need = f"{host} calls itself {one.hostname}, {resolved}", "an address that the others reach"
             hint = f"the line 'ADDRESS {one.hostname}' with its own address in /etc/hosts of {host}"
-            yield Fault(host, got, need, hint)
+            is_called = any(_gloo(other) >= _gloo(one) for name, other in looks.items() if name != host)
+            yield Fault(host, got, need, hint, is_called)
+
+
+def _gloo(one: Look) -> bytes:
+    """The address that gloo goes by."""
+    return ip_address((*one.addresses[one.hostname], "127.0.0.1")[0].partition("%")[0]).packed
 
 
 def of_ports(report: Report) -> Iterator[Fault]:
