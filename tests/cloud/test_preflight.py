@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,9 +14,12 @@ from pathlib import Path
 import pytest
 from nets import PREFIX, address_of, inside, nets, why_not, write_hosts
 
+from eighteen import cli
 from eighteen.base.errors import MachineError
+from eighteen.base.files import write_json
 from eighteen.cloud import preflight, probing
 from eighteen.cloud.hosts import Host
+from eighteen.cloud.launch import Launch
 from eighteen.cloud.preflight import Blame, Listening, Look, Report, blamed, slow
 from eighteen.cloud.remote import Remote
 
@@ -139,7 +143,7 @@ def test_names_that_a_machine_must_know(changed, got):
 )
 def test_a_loopback_address_breaks_what_higher_addresses_connect_to(others, is_broken):
     told = looks(addresses=HERE, gpus=[])
-    told["b"] = replace(told["b"], addresses=told["b"].addresses | {"b": [others]}, interface="eth0")
+    told["b"] = replace(told["b"], addresses={"a": ["10.77.240.1"], "b": [others]}, interface="eth0")
     (found,) = preflight.of_names(told, "a")
     assert (found.host, found.is_broken) == ("c", is_broken)
 
@@ -220,10 +224,12 @@ def measured(lab, monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(probing, "PULL_S", 0.2)
 
-    def measure(**more) -> Report:
-        remotes = {host: Remote(Host(host), sys.executable) for host in ABC}
-        how = {"ranks": 1, "code": "", "environment": "", "has_packages": False}
-        return probing.measure(remotes, meet="a", port=PORT, **how | more)
+    def measure(python=sys.executable, has_packages=False) -> Report:
+        remotes, launch = (
+            {host: Remote(Host(host), python) for host in ABC},
+            Launch("pf", ABC, "", 1, "", [], "", "", PORT),
+        )
+        return probing.measure(remotes, launch, ranks=1, has_packages=has_packages)
 
     return measure
 
@@ -258,6 +264,21 @@ def test_three_machines_with_nothing_between_them_are_fit(measured):
     assert {host: one.address for host, one in found.listening.items()} == {one: address_of(one, ABC) for one in ABC}
     assert len(found.rates) == len(found.reached) == 6
     assert all(rate and rate > 1e6 for rate in found.rates.values())
+
+
+def test_a_python_that_lacks_the_packages_is_told(measured):
+    found = measured(sys._base_executable, has_packages=True)  # pyright: ignore[reportAttributeAccessIssue]
+    assert [one.host for one in found.faults] == [*ABC]
+    assert found.faults[0].got.startswith("a loads no torch: ")
+    assert "No module named 'eighteen'" in found.faults[0].got
+
+
+def test_a_machine_that_does_not_answer_is_named(measured, lab):
+    (lab / "c" / "cut").touch()
+    found = measured()
+    (lab / "c" / "cut").unlink()
+    (fault,) = found.faults
+    assert fault.got == "no answer of c: ssh: connect to host c port 22: No route to host"
 
 
 SYN = "tcp flags & (syn | ack) == syn"
@@ -297,3 +318,34 @@ def test_a_machine_that_sends_slowly_is_named_and_trains_all_the_same(measured):
     assert found.is_fit
     (fault,) = found.faults
     assert fault.got.startswith("data come slowly from c, to any other: ")
+
+
+def test_machines_that_passed_need_not_pass_again_unless_others_join(tmp_path):
+    file, passed = tmp_path / "preflight.json", report()
+    assert not preflight.has_passed(file, ABC)
+    write_json(file, preflight.facts(passed))
+    assert preflight.has_passed(file, ABC)
+    assert preflight.has_passed(file, ["c", "a"])
+    assert not preflight.has_passed(file, ABCD)
+    write_json(file, preflight.facts(replace(passed, faults=[preflight.Fault("a", "none", "one", "get it")])))
+    assert not preflight.has_passed(file, ABC)
+
+
+@pytest.mark.soak_cloud
+def test_the_command_measures_an_all_reduce_and_shows_what_it_found(measured, lab, tmp_path, capsys):
+    assert (
+        cli.main(["preflight", "--hosts", "a,b,c", "--python", sys.executable, "--json", str(tmp_path / "p.json")]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert all(address_of(host, ABC) in shown for host in ABC)
+    assert "fit: 3 machines, links " in shown
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert found["is_fit"]
+    assert len(found["bytes_per_s"]) == 6
+    assert found["seconds"] - found["load_s"] < 30
+    mend = firewall("c", f"ip saddr 10.77.240.2 {SYN} drop")
+    try:
+        assert cli.main(["preflight", "--hosts", "a,b,c", "--python", sys.executable]) == 4
+    finally:
+        mend()
+    assert "got b does not reach c: silent, need each machine to reach each other" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from typing import Any
 
 from eighteen.base.errors import MachineError
 from eighteen.cloud import preflight
+from eighteen.cloud.launch import Launch
 from eighteen.cloud.preflight import Fault, Listening, Look, Pair, Report
 from eighteen.cloud.remote import Remote, Talk
 
@@ -32,23 +33,13 @@ MARGIN_S = 10.0  # for an answer to come
 Answers = dict[str, dict[str, Any]]  # by machine
 
 
-def measure(
-    remotes: Mapping[str, Remote],
-    *,
-    meet: str,
-    port: int,
-    ranks: int,
-    code: str,
-    environment: str,
-    has_packages: bool = True,
-) -> Report:
+def measure(remotes: Mapping[str, Remote], launch: Launch, *, ranks: int, has_packages: bool = True) -> Report:
     """What stands between these machines and training together, as far as it can be found out in half a minute.
 
-    meet: the name of the first, where the ranks meet, at ``port``      ranks: on each; 0: one a GPU
-    code, environment: digests, as ``driver.asked`` has them; without ``has_packages`` there is no all-reduce
+    remotes: in the order of their ranks      ranks: on each; 0: one a GPU      has_packages: or there is no all-reduce
     """
     began, source = time.monotonic(), (resources.files("eighteen.cloud") / "probe.py").read_text("utf-8")
-    report = Report([*remotes], meet, port, ranks)
+    report = Report([*remotes], *launch.meet, ranks)
     with ExitStack() as stack:
         talks = {host: stack.enter_context(remote.talk(source)) for host, remote in remotes.items()}
         asking = _Asking(talks, stack.enter_context(ThreadPoolExecutor(len(talks))), secrets.token_hex(16))
@@ -57,7 +48,7 @@ def measure(
             report = _reach(report, asking) if report.is_fit else report
             report = _rates(report, asking) if report.is_fit else report
             if report.is_fit and has_packages:
-                report = _reduce(report, asking, code=code, environment=environment)
+                report = _reduce(report, asking, launch)
         except _Unanswered as silent:
             report = _with(report, silent.faults)
     return replace(report, seconds=time.monotonic() - began)
@@ -165,10 +156,10 @@ def _rates(report: Report, asking: _Asking) -> Report:
     return _with(report, [*preflight.of_rates(report)])
 
 
-def _reduce(report: Report, asking: _Asking, *, code: str, environment: str) -> Report:
+def _reduce(report: Report, asking: _Asking, launch: Launch) -> Report:
     """All ranks, started as training starts them, reduce what the slowest link should carry in a moment."""
     world = {"size": report.ranks * len(report.hosts), "ranks": report.ranks, "meet": report.meet, "port": report.port}
-    world |= {"code": code, "environment": environment}
+    world |= {"code": launch.code, "environment": launch.environment}
     of = {host: world | {"first": number * report.ranks} for number, host in enumerate(report.hosts)}
     began = time.monotonic()
     loaded = {host: one["why"] for host, one in asking("load", of, limit_s=LOAD_S).items()}
