@@ -7,6 +7,7 @@ are broken keep a launch from beginning, the others are warnings.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Fault:
 class Report:
     """hosts: in the order of their ranks      meet: the name of the first
     reached: by pair and port, why not, or None      latency_s: to connect
-    rates: bytes per second from the first of a pair to the second; None: nothing came
+    rates: bytes per second from the first of a pair to the second; None: nothing came      usual: of them
     all_reduce: bytes, seconds, latency_s; None if it was not measured
     load_s: of ``seconds``, for Python to load torch
     """
@@ -77,6 +78,7 @@ class Report:
     reached: Mapping[Pair, Mapping[str, str | None]] = field(default_factory=dict)
     latency_s: Mapping[Pair, float] = field(default_factory=dict)
     rates: Mapping[Pair, float | None] = field(default_factory=dict)
+    usual: float = 0.0
     all_reduce: Mapping[str, float] | None = None
     faults: Sequence[Fault] = ()
     seconds: float = 0.0
@@ -115,19 +117,23 @@ def blamed(failed: Collection[Pair], hosts: Sequence[str]) -> list[Blame]:
     return found + [Blame("link", pair) for pair in sorted(left)]
 
 
-def slow(rates: Mapping[Pair, float | None]) -> tuple[set[Pair], float]:
-    """The pairs that are far below what machines reach at their best, and that: the upper median of all machines' best.
+def usual(rates: Mapping[Pair, float | None]) -> float:
+    """What machines reach with most others: the upper median, over all of them, of each one's upper quartile.
 
-    So one fast machine cannot make all others slow, nor a slow one itself the measure, unless most are slow.
+    So one fast machine cannot make all others slow, nor a slow one be the measure, unless most are slow.
     """
     known = {pair: rate for pair, rate in rates.items() if rate is not None}
-    best = [
-        max(rate for pair, rate in known.items() if pair[way] == host)
+    each = [
+        sorted(rate for pair, rate in known.items() if pair[way] == host)
         for way in (0, 1)
         for host in {pair[way] for pair in known}
     ]
-    reached = statistics.median_high(best) if best else 0.0
-    return {pair for pair, rate in known.items() if rate < SLOW * reached}, reached
+    return statistics.median_high(one[math.ceil(0.75 * len(one)) - 1] for one in each) if each else 0.0
+
+
+def slow(rates: Mapping[Pair, float | None], reached: float) -> set[Pair]:
+    """The pairs that are far below that."""
+    return {pair for pair, rate in rates.items() if rate is not None and rate < SLOW * reached}
 
 
 def rounds(hosts: Sequence[str]) -> Iterator[list[Pair]]:
@@ -271,7 +277,7 @@ def of_rates(report: Report) -> Iterator[Fault]:
         if rate is None:
             got, hint = f"no data come from {pair[0]} to {pair[1]}, though it connects", f"ip -s link, on {pair[0]}"
             yield Fault(pair[0], got, "data after a connection", hint)
-    late, reached = slow(report.rates)
+    late = slow(report.rates, report.usual)
     for blame in blamed(late, report.hosts):
         host = blame.hosts[0]
         rate = statistics.median(report.rates[pair] or 0.0 for pair in late if _is_in(pair, blame))
@@ -281,7 +287,10 @@ def of_rates(report: Report) -> Iterator[Fault]:
             "out of": f"from {host}, to any other",
             "link": f"from {host} to {blame.hosts[-1]}",
         }[blame.at]  # not everywhere: nothing is slow but beside the others
-        got, need = f"data come slowly {where}: {megabytes(rate)}/s", f"about {megabytes(reached)}/s, as others have"
+        got, need = (
+            f"data come slowly {where}: {megabytes(rate)}/s",
+            f"about {megabytes(report.usual)}/s, as others have",
+        )
         hint = f"ethtool eth0; ip -s link, on {host}: its speed, errors, who else uses it; or leave it out of --hosts"
         yield Fault(host, got, need, hint, is_broken=False)
 
@@ -291,7 +300,7 @@ def of_loading(whys: Mapping[str, str | None]) -> Iterator[Fault]:
     for host, why in whys.items():
         if why:
             yield Fault(
-                host, f"{host} loads no torch: {why}", "ranks that start", f"eighteen launch installs it, on {host}"
+                host, f"{host} loads no torch: {why}", "ranks that start", f"python3 -c 'import torch', on {host}"
             )
 
 
@@ -352,6 +361,7 @@ def facts(report: Report) -> dict[str, Any]:
         "faults": [vars(fault) for fault in report.faults],
         "machines": {host: vars(one) | {"listening": _listening(report, host)} for host, one in report.looks.items()},
         **{name: {f"{one} > {other}": what for (one, other), what in of.items()} for name, of in pairs.items()},
+        "usual_bytes_per_s": report.usual,
         "all_reduce": report.all_reduce,
         "seconds": report.seconds,
         "load_s": report.load_s,

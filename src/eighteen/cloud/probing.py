@@ -139,7 +139,7 @@ def _rates(report: Report, asking: _Asking) -> Report:
     """All pairs, each machine in one at a time, and one direction after the other; what was slow a second time."""
     turns = [[pair[::way] for pair in pairs] for pairs in preflight.rounds(report.hosts) for way in (1, -1)]
     seconds, rates = min(PULL_S, RATES_S / len(turns)), dict[Pair, float | None]()
-    again = set(report.reached)
+    again, usual = set(report.reached), 0.0
     for _ in range(2):
         for turn in turns:
             pairs = {to: (sender, to) for sender, to in turn if (sender, to) in again}
@@ -151,8 +151,9 @@ def _rates(report: Report, asking: _Asking) -> Report:
                 rates[pairs[to]] = max(filter(None, (answer["bytes_per_s"], rates.get(pairs[to]))), default=None)
             if None in rates.values():  # waiting for nothing takes long
                 break
-        again = preflight.slow(rates)[0]
-    report = replace(report, rates=rates)
+        usual = usual or preflight.usual(rates)  # while all were busy: those of a second time are faster for being few
+        again = preflight.slow(rates, usual)
+    report = replace(report, rates=rates, usual=usual)
     return _with(report, [*preflight.of_rates(report)])
 
 
