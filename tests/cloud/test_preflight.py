@@ -16,7 +16,6 @@ from nets import PREFIX, address_of, inside, nets, why_not, write_hosts
 
 from eighteen import cli
 from eighteen.base.errors import MachineError
-from eighteen.base.files import write_json
 from eighteen.cloud import preflight, probing
 from eighteen.cloud.hosts import Host
 from eighteen.cloud.launch import Launch
@@ -119,6 +118,11 @@ def test_a_machine_that_is_not_as_the_others_is_named(changed, got, hint, is_bro
     (found,) = preflight.of_machines(looks(**changed), ranks=8)
     assert (found.host, found.got, found.is_broken) == ("c", got, is_broken)
     assert hint in found.hint
+
+
+def test_a_driver_that_fails_is_no_matter_where_nobody_has_gpus():
+    told = {host: replace(one, gpus=[], gpus_fault="no devices") for host, one in looks().items()}
+    assert [one.is_broken for one in preflight.of_machines(told, ranks=1)] == [False] * 3
 
 
 @pytest.mark.parametrize(
@@ -320,15 +324,11 @@ def test_a_machine_that_sends_slowly_is_named_and_trains_all_the_same(measured):
     assert fault.got.startswith("data come slowly from c, to any other: ")
 
 
-def test_machines_that_passed_need_not_pass_again_unless_others_join(tmp_path):
-    file, passed = tmp_path / "preflight.json", report()
-    assert not preflight.has_passed(file, ABC)
-    write_json(file, preflight.facts(passed))
-    assert preflight.has_passed(file, ABC)
-    assert preflight.has_passed(file, ["c", "a"])
-    assert not preflight.has_passed(file, ABCD)
-    write_json(file, preflight.facts(replace(passed, faults=[preflight.Fault("a", "none", "one", "get it")])))
-    assert not preflight.has_passed(file, ABC)
+def test_machines_that_passed_need_not_pass_again_unless_others_join():
+    passed = preflight.facts(report())
+    assert [preflight.has_passed(passed, hosts) for hosts in (ABC, ["c", "a"], ABCD)] == [True, True, False]
+    failed = replace(report(), faults=[preflight.Fault("a", "none", "one", "get it")])
+    assert not preflight.has_passed(preflight.facts(failed), ABC)
 
 
 @pytest.mark.soak_cloud

@@ -180,7 +180,8 @@ class Driver:
     def _preflight(self) -> None:
         """Unless there is one machine only, or these have passed it for this launch. Raises MachineError."""
         launch, file = self.launch, self._run.path / "launch" / "preflight.json"
-        if not self._has_preflight or len(launch.at_work) < 2 or preflight.has_passed(file, launch.at_work):
+        has_passed = file.is_file() and preflight.has_passed(json.loads(file.read_text("utf-8")), launch.at_work)
+        if not self._has_preflight or len(launch.at_work) < 2 or has_passed:
             return
         self._say(f"preflight of {len(launch.at_work)} machines")
         there = {host: self._remotes[host] for host in launch.at_work}

@@ -6,13 +6,11 @@ are broken keep a launch from beginning, the others are warnings.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from eighteen.base.errors import MachineError
@@ -155,8 +153,9 @@ def of_machines(looks: Mapping[str, Look], *, ranks: int) -> Iterator[Fault]:
             got, need = f"{one.free_bytes:,} bytes free on {host}", f"{LEAST_FREE_BYTES:,}"
             yield Fault(host, got, need, f"delete something in ~/.eighteen, on {host}")
         if one.gpus_fault:
-            need = "a driver that works, or none"
-            yield Fault(host, f"{one.gpus_fault} on {host}", need, f"nvidia-smi, on {host}; a reboot often helps")
+            need, hint = "a driver that works, or none", f"nvidia-smi, on {host}; a reboot often helps"
+            is_broken = any(other.gpus for other in looks.values())  # or all train on processors
+            yield Fault(host, f"{one.gpus_fault} on {host}", need, hint, is_broken)
         least = ranks * LEAST_SHM_BYTES
         if ranks > 1 and one.gpus and one.shm_bytes is not None and one.shm_bytes < least:
             got, hint = f"{one.shm_bytes:,} bytes in /dev/shm on {host}", f"docker run --shm-size {least}, on {host}"
@@ -287,10 +286,8 @@ def of_rates(report: Report) -> Iterator[Fault]:
             "out of": f"from {host}, to any other",
             "link": f"from {host} to {blame.hosts[-1]}",
         }[blame.at]  # not everywhere: nothing is slow but beside the others
-        got, need = (
-            f"data come slowly {where}: {megabytes(rate)}/s",
-            f"about {megabytes(report.usual)}/s, as others have",
-        )
+        got = f"data come slowly {where}: {megabytes(rate)}/s"
+        need = f"about {megabytes(report.usual)}/s, as others have"
         hint = f"ethtool eth0; ip -s link, on {host}: its speed, errors, who else uses it; or leave it out of --hosts"
         yield Fault(host, got, need, hint, is_broken=False)
 
@@ -299,9 +296,8 @@ def of_loading(whys: Mapping[str, str | None]) -> Iterator[Fault]:
     """Machines whose Python does not come as far as where the ranks meet."""
     for host, why in whys.items():
         if why:
-            yield Fault(
-                host, f"{host} loads no torch: {why}", "ranks that start", f"python3 -c 'import torch', on {host}"
-            )
+            got, hint = f"{host} loads no torch: {why}", f"python3 -c 'import torch', on {host}"
+            yield Fault(host, got, "ranks that start", hint)
 
 
 def of_reduce(whys: Mapping[str, str | None]) -> Iterator[Fault]:
@@ -368,11 +364,8 @@ def facts(report: Report) -> dict[str, Any]:
     }
 
 
-def has_passed(file: Path, hosts: Sequence[str]) -> bool:
-    """Whether these machines, or more, were found fit."""
-    if not file.is_file():
-        return False
-    told = json.loads(file.read_text("utf-8"))
+def has_passed(told: Mapping[str, Any], hosts: Sequence[str]) -> bool:
+    """Whether these machines, or more, were found fit, by the ``facts`` of an earlier preflight."""
     return told["is_fit"] and {*hosts} <= {*told["hosts"]}
 
 

@@ -34,7 +34,6 @@ def look(asked):
     names = {socket.gethostname(), asked["name"], asked["meet"]}
     gpus, gpus_fault = _gpus()
     return {
-        "time_s": time.time(),
         "hostname": socket.gethostname(),
         "addresses": _at_once({name: (_resolve, name) for name in names}, SILENT_S, otherwise=[]),
         "interface": os.environ.get("GLOO_SOCKET_IFNAME"),
@@ -42,6 +41,7 @@ def look(asked):
         "shm_bytes": shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
         "gpus": gpus,
         "gpus_fault": gpus_fault,
+        "time_s": time.time(),
     }
 
 
@@ -76,18 +76,17 @@ def reach(asked):
 
 def pull(asked):
     """Bytes per second that one other sends us over one connection; None if nothing comes."""
-    num_bytes, began, first, buffer = 0, time.monotonic(), None, bytearray(2**20)
+    came, buffer = [], bytearray(2**20)  # when, and bytes
     with suppress(OSError), socket.create_connection((asked["address"], asked["port"]), SILENT_S) as connection:
         connection.sendall(f"{asked['token']} give\n".encode())
-        while first is None or time.monotonic() < first + asked["seconds"]:
+        while not came or time.monotonic() < came[0][0] + asked["seconds"]:
             if not (got := connection.recv_into(buffer)):
                 break
-            first = first or time.monotonic()
-            if time.monotonic() < first + WARM * asked["seconds"]:
-                began = time.monotonic()
-            else:
-                num_bytes += got
-    return {"bytes_per_s": None if first is None else num_bytes / max(1e-6, time.monotonic() - began)}
+            came.append((time.monotonic(), got))
+    if not came:
+        return {"bytes_per_s": None}
+    warm = [one for one in came if one[0] > came[0][0] + WARM * asked["seconds"]] or came
+    return {"bytes_per_s": sum(got for _, got in warm) / max(1e-6, time.monotonic() - warm[0][0])}
 
 
 def load(asked):
@@ -109,6 +108,7 @@ def load(asked):
         if not select.select([rank.stdout], [], [], max(0.0, ends - time.monotonic()))[0]:
             return {"why": f"nothing for {asked['limit_s']:g} s"}
         if rank.stdout.readline() != b"ready\n":
+            rank.kill()  # or it may go on saying something else
             return {"why": _last(rank.communicate()[1])}
     return {"why": None}
 
@@ -140,7 +140,7 @@ def _gpus():
         return [], "nvidia-smi does not answer in 10 s"
     if done.returncode:
         return [], (done.stdout + done.stderr).strip()[:200] or f"nvidia-smi ends with {done.returncode}"
-    return [line.split(", ") for line in done.stdout.splitlines()], None
+    return [line.split(", ") for line in done.stdout.splitlines() if ", " in line], None
 
 
 def _resolve(name):

@@ -27,7 +27,7 @@ PULL_S = 0.5  # of one, at most
 MOST_BYTES = 2**25  # of an all-reduce
 REDUCE_S = 0.3  # that one should take
 LOAD_S = 120.0  # for Python to load torch, from a disk that is cold
-MEET_S = 15.0  # for ranks to meet and reduce
+MEET_S = 30.0  # for ranks to meet and reduce; most of it would be NCCL's
 MARGIN_S = 10.0  # for an answer to come
 
 Answers = dict[str, dict[str, Any]]  # by machine
@@ -41,8 +41,9 @@ def measure(remotes: Mapping[str, Remote], launch: Launch, *, ranks: int, has_pa
     began, source = time.monotonic(), (resources.files("eighteen.cloud") / "probe.py").read_text("utf-8")
     report = Report([*remotes], *launch.meet, ranks)
     with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(len(remotes)))  # which ends once the talks have
         talks = {host: stack.enter_context(remote.talk(source)) for host, remote in remotes.items()}
-        asking = _Asking(talks, stack.enter_context(ThreadPoolExecutor(len(talks))), secrets.token_hex(16))
+        asking = _Asking(talks, threads, secrets.token_hex(16))
         try:
             report = _look(report, asking, {host: remote.host.name for host, remote in remotes.items()})
             report = _reach(report, asking) if report.is_fit else report
@@ -103,7 +104,9 @@ def _look(report: Report, asking: _Asking, names: Mapping[str, str]) -> Report:
 
 def _reach(report: Report, asking: _Asking) -> Report:
     """All listen; then each connects to all others."""
-    told = asking("listen", {host: _addresses(report, host) for host in report.hosts}, limit_s=5.0)
+    told = Answers()
+    for hosts in (report.hosts[:1], report.hosts[1:]):  # hosts of one machine share its ports: the first needs its own
+        told |= asking("listen", {host: _addresses(report, host) for host in hosts}, limit_s=5.0)
     listening = {host: Listening(one["address"], one["ports"]) for host, one in told.items()}
     report = replace(report, listening=listening)
     peers = {host: {"address": _where(report, host), "ports": one.ports} for host, one in listening.items()}
@@ -148,7 +151,8 @@ def _rates(report: Report, asking: _Asking) -> Report:
                 for to, (one, _) in pairs.items()
             }
             for to, answer in asking("pull", of, limit_s=10.0).items():
-                rates[pairs[to]] = max(filter(None, (answer["bytes_per_s"], rates.get(pairs[to]))), default=None)
+                both = (answer["bytes_per_s"], rates.get(pairs[to]))
+                rates[pairs[to]] = max((rate for rate in both if rate is not None), default=None)
             if None in rates.values():  # waiting for nothing takes long
                 break
         usual = usual or preflight.usual(rates)  # while all were busy: those of a second time are faster for being few
