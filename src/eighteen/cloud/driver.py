@@ -19,7 +19,7 @@ from eighteen.base.errors import MachineError
 from eighteen.base.events import OnEvent, last
 from eighteen.base.files import write_json
 from eighteen.base.rundir import RunDir
-from eighteen.cloud import parcel
+from eighteen.cloud import parcel, preflight, probing
 from eighteen.cloud.hosts import hosts
 from eighteen.cloud.launch import (
     Action,
@@ -44,12 +44,22 @@ Say = Callable[[str], object]
 
 
 class Driver:
-    """One launch. dataset: here, to be sent; None if the machines get it from a URL"""
+    """One launch.
+
+    dataset: here, to be sent; None if the machines get it from a URL      has_preflight: before training begins
+    """
 
     def __init__(
-        self, run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say
+        self,
+        run: RunDir,
+        launch: Launch,
+        dataset: Path | None,
+        *,
+        on_event: OnEvent | None,
+        say: Say,
+        has_preflight: bool = True,
     ) -> None:
-        self.launch = launch
+        self.launch, self._has_preflight = launch, has_preflight
         self._run, self._dataset, self._on_event, self._say = run, dataset, on_event, say
         self._remotes = remotes(launch)
         self._silent_since: dict[str, float] = {}
@@ -80,6 +90,8 @@ class Driver:
                     self._say(f"stopping to go on with {' and '.join(self.launch.joining)}")
                     self._has_asked = True
                     self._remotes[self.launch.at_work[0]].ask("end", asked(self.launch) | {"gently": True})
+                if [action.host for action in actions if action.verb == "begin"] == [*self.launch.at_work]:
+                    self._preflight()
                 for action in actions:
                     if action.verb not in ("wait", "take_in") and action.host not in self._busy:
                         self._busy[action.host] = threads.submit(self._act, action, seen)
@@ -167,6 +179,21 @@ class Driver:
         elif action.verb == "end":
             self._say(f"{action.host}: ending what is left of attempt {launch.attempt}")
             remote.ask("end", facts | {"gently": False})
+
+    def _preflight(self) -> None:
+        """Unless there is one machine only, or these have passed it for this launch. Raises MachineError."""
+        launch, file = self.launch, self._run.path / "launch" / "preflight.json"
+        has_passed = file.is_file() and preflight.has_passed(json.loads(file.read_text("utf-8")), launch.at_work)
+        if not self._has_preflight or len(launch.at_work) < 2 or has_passed:
+            return
+        self._say(f"preflight of {len(launch.at_work)} machines")
+        there = {host: self._remotes[host] for host in launch.at_work}
+        report = probing.measure(there, launch, ranks=self._ranks)
+        write_json(file, preflight.facts(report))
+        for line in preflight.warnings(report):
+            self._say(line)
+        preflight.require_fit(report)
+        self._say(f"preflight: {preflight.summary(report)}")
 
     def _begin(self, host: str, seen: Mapping[str, Seen | None]) -> None:
         launch, remote, facts = self.launch, self._remotes[host], asked(self.launch)

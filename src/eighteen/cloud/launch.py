@@ -74,6 +74,11 @@ class Launch:
     def at_work(self) -> Sequence[str]:
         return self.active or self.hosts
 
+    @property
+    def meet(self) -> tuple[str, int]:
+        """Where the ranks of this attempt meet: the first machine's name, and a port."""
+        return hosts(self.at_work[0])[0].name, self.port + (self.attempt - 1) % NUM_PORTS
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -247,10 +252,10 @@ def words_of(launch: Launch, host: str, ranks: int, *, is_there: bool = True) ->
     is_there: whether the first machine has the run, if it began before; else a copy of it is gone on with, where the
     launch makes one
     """
-    first, number = hosts(launch.at_work[0])[0].name, launch.at_work.index(host)
+    (meet, port), number = launch.meet, launch.at_work.index(host)
     torchrun = ["-m", "torch.distributed.run", "--nnodes", f"{len(launch.at_work)}", "--node-rank", f"{number}"]
     torchrun += ["--nproc-per-node", f"{ranks}", "--rdzv-backend", "static", "--rdzv-conf", f"timeout={MEET_S}"]
-    torchrun += ["--master-addr", first, "--master-port", f"{launch.port + (launch.attempt - 1) % NUM_PORTS}"]
+    torchrun += ["--master-addr", meet, "--master-port", f"{port}"]
     # relative: it means the same on each machine, wherever its home is
     data = launch.dataset if launch.is_url else f"../../datasets/{launch.dataset}"
     if launch.run and (place := "runs" if is_there else copies_of(launch)):
