@@ -88,7 +88,8 @@ PasswordAuthentication no
 PermitRootLogin no
 UsePAM no
 MaxStartups 100
-"""
+SetEnv OMP_NUM_THREADS=1
+"""  # one thread for each rank, as in all tests: sums are then added up in the same order everywhere
 
 
 def missing(folder: Path) -> str | None:
