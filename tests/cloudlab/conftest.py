@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import eighteen
+from eighteen import Dataset
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lab import Lab, missing
@@ -22,10 +25,15 @@ def possible(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip(why)
 
 
-@pytest.fixture
-def lab(possible: None, tmp_path: Path) -> Iterator[Lab]:
-    """A desk, and two hosts that have just been booted."""
-    lab = Lab(tmp_path / "lab", ["node1", "node2"])
+@pytest.fixture(scope="session")
+def packed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return eighteen.pack(pictures, tmp_path_factory.mktemp("here") / "photos.e18", procs=1)
+
+
+@pytest.fixture(scope="module")
+def lab(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A desk, and two hosts that keep what the tests of a module leave there."""
+    lab = Lab(tmp_path_factory.mktemp("lab"), ["node1", "node2"])
     try:
         lab.boot()
         yield lab

@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ import eighteen
 
 USER = "trainer"
 GIVE_UP_S = 300.0
+CHANGES = ["phases.0.size=32", "eval.size=32", "train.log_every=1"]
 SOURCE = Path(eighteen.__file__).parents[1]
 PROGRAMS = ("ip", "nsenter", "setpriv", "ss", "ssh-keygen", "tmux", "unshare", "useradd", "/usr/sbin/sshd")
 WITH_ME = ("setpriv", "--pdeathsig", "KILL")  # what is started so ends when its parent does
@@ -224,7 +226,22 @@ class Host:
 
     def ranks(self) -> list[int]:
         """Processes that train."""
-        return [pid for pid in self.processes() if any(one.startswith("RANK=") for one in _environ(pid))]
+        return [pid for pid in self.processes() if any(one.startswith("RANK=") for one in _told(pid))]
+
+    def holds(self, text: str) -> list[str]:
+        """What there has this text in it: files that were written, words and environments of processes."""
+        root = self._folder / "disk" / "root"
+        places = [self._folder / "disk" / "upper", *(root / name for name in ("tmp", "run", "dev/shm"))]
+        assert self._process
+        words = [*_inside(self._process), "grep", "-rlF", "-f", "-", *map(str, places)]
+        found = subprocess.run(words, input=text, capture_output=True, text=True).stdout.splitlines()
+        return found + [f"{pid}" for pid in self.everything() if any(text in word for word in _told(pid))]
+
+    def files(self, name: str) -> list[str]:
+        """Those of this name that were written there."""
+        assert self._process
+        words = [*_inside(self._process), "find", str(self._folder / "disk"), "-name", name]
+        return subprocess.run(words, capture_output=True, text=True).stdout.splitlines()
 
     def listening(self) -> list[str]:
         """Where something there waits for TCP connections: ADDRESS:PORT."""
@@ -236,6 +253,74 @@ class Host:
         return "to-" + self.address.rpartition(".")[2]
 
 
+def launch(data: Path | str, *more: str, hosts: str = "node1,node2") -> list[str]:
+    """The command for a small training with one rank on each host."""
+    words = [sys.executable, "-m", "eighteen", "launch", str(data), "--hosts", hosts, "--procs", "1"]
+    changes = [word for change in CHANGES for word in ("--set", change)]
+    return [*words, "--python", sys.executable, "--recipe", "demo", *changes, *more]
+
+
+class Launched:
+    """A launch that goes on at the desk, and its run here."""
+
+    def __init__(self, lab: Lab, words: Sequence[str], *, cwd: Path, **more: Any) -> None:
+        self._process, self._lines = lab.start(words, cwd=cwd, **more), list[tuple[float, str]]()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        self._runs = cwd / "runs"
+
+    @property
+    def run(self) -> Path:
+        (path,) = self._runs.iterdir()
+        return path
+
+    @property
+    def said(self) -> str:
+        return "".join(line for _, line in self._lines)
+
+    def events(self, kind: str, since: float = 0.0) -> list[dict[str, Any]]:
+        """Of its run, as far as they have come here."""
+        path = self.run / "events.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [one for one in map(json.loads, lines) if one["event"] == kind and one["time_s"] > since]
+
+    def line(self, text: str, since: float = 0.0) -> float | None:
+        """When it printed the first line with this text."""
+        return next((when for when, line in [*self._lines] if when > since and text in line), None)
+
+    def wait_for(self, text: str, since: float = 0.0) -> float:
+        """When it printed that, as soon as it has."""
+
+        def has_come() -> bool:
+            return self.line(text, since) is not None or not self._thread.is_alive()
+
+        wait_until(has_come)
+        found = self.line(text, since)
+        assert found is not None, f"it ended without {text!r}:\n{self.said}"
+        return found
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def end(self, kind: signal.Signals | None = None) -> int:
+        """Its exit code, after this signal or its own end."""
+        if kind:
+            self._process.send_signal(kind)
+        self._thread.join(GIVE_UP_S)
+        if self._thread.is_alive():
+            self._process.kill()
+            self._thread.join()
+            raise AssertionError(f"it does not end:\n{self.said}")
+        return self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._lines.append((time.time(), line))
+        self._process.stdout.close()
+
+
 def wait_until(happens: Callable[[], Any], *, limit_s: float = GIVE_UP_S, every_s: float = 0.1) -> Any:
     """What it returns as soon as that is true."""
     until = time.monotonic() + limit_s
@@ -243,21 +328,6 @@ def wait_until(happens: Callable[[], Any], *, limit_s: float = GIVE_UP_S, every_
         assert time.monotonic() < until, f"not within {limit_s:g} s"
         time.sleep(every_s)
     return found
-
-
-def wait_for(process: subprocess.Popen[str], text: str) -> str:
-    """What a process prints up to the first line with this text."""
-    said = _read_until(process, text)
-    assert text in said, f"it ended without {text!r}:\n{said}"
-    return said
-
-
-def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    """Of a run, as far as they are written."""
-    path = run / "events.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    told = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [one for one in told if one["event"] == kind]
 
 
 def _script(text: str) -> list[str]:
@@ -309,10 +379,13 @@ def _hidden() -> str:
     return shlex.join(map(str, [SOURCE / "eighteen", *(one for place in packages for one in place.glob("eighteen*"))]))
 
 
-def _environ(pid: int) -> list[str]:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
-    return []
+def _told(pid: int) -> list[str]:
+    """A process's words and environment."""
+    found = []
+    for name in ("cmdline", "environ"):
+        with suppress(OSError):
+            found += Path(f"/proc/{pid}/{name}").read_text(errors="replace").split("\0")
+    return found
 
 
 def _key(path: Path) -> None:

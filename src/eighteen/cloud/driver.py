@@ -115,6 +115,9 @@ class Driver:
             words = words_of(launch, action.host, self._ranks, hosts(launch.hosts[0])[0].name)
             remote.ask("begin", facts | {"words": words})
             self._say(f"{action.host}: training; {' '.join(remote.look_on(launch.name))}")
+            if action.host == launch.hosts[0]:
+                board = " ".join(remote.look_at_board(launch.name))
+                self._say(f"{action.host}: TensorBoard at http://127.0.0.1:6006; {board}")
         elif action.verb == "end":
             self._say(f"{action.host}: ending what is left of attempt {launch.attempt}")
             remote.ask("end", facts | {"gently": False})

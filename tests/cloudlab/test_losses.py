@@ -1,0 +1,115 @@
+"""What a launch loses when a worker, a machine or a cable is lost: time, and nothing else.
+
+An exact run (docs/reliability.md), so its end is the same to the bit on whichever machines it was trained. The net waits
+in each step, so that few steps take long.
+"""
+
+from __future__ import annotations
+
+import signal
+import sysconfig
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from lab import CHANGES, Launched, kill, launch, wait_until
+
+import eighteen
+from eighteen.base import rundir
+from eighteen.training import checkpoint
+
+EPOCHS = 120
+MORE = ["phases.0.batch=16", "train.exact=true", "train.virtual_workers=2", "eval.every=40"]
+SLOW = Path(__file__).with_name("slow.py")
+TIMES = 3
+
+
+@pytest.fixture(scope="module")
+def hosts(lab):
+    """The two, on which the net is installed, and slow, again after each boot."""
+    place = f"{sysconfig.get_path('purelib')}/slow.py"
+    for host in lab.hosts.values():
+        host.power_off()
+        host.at_boot = f"cat >{place} <<'EOF'\n{SLOW.read_text()}\nEOF\ninstall -m 666 /dev/null /tmp/slow"
+        host.boot()
+    return lab.hosts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(packed, tmp_path_factory):
+    """What one machine comes to."""
+    runs, changes = tmp_path_factory.mktemp("alone"), [*CHANGES, *MORE]
+    done = eighteen.train(
+        packed, recipe="demo", model="slow:net", epochs=EPOCHS, procs=1, changes=changes, runs_dir=runs
+    )
+    return checkpoint.newest(rundir.open(done.run))
+
+
+def kill_a_rank(host):
+    kill(host.ranks()[:1])
+
+
+def power_off(host):
+    host.power_off()
+
+
+def cut(host):
+    host.cut()
+
+
+def back(host):
+    """As before: booted empty, or with its cable in."""
+    with suppress(AssertionError):
+        host.mend()
+        return
+    host.boot()
+
+
+@pytest.mark.soak_cloud
+@pytest.mark.parametrize(
+    ("lose", "name"), [(kill_a_rank, "node2"), (power_off, "node2"), (power_off, "node1"), (cut, "node2")]
+)
+def test_a_loss_costs_nothing_but_time(lose, name, lab, hosts, packed, undisturbed, tmp_path):
+    words = launch(packed.path, "--model", "slow:net", "--epochs", str(EPOCHS))
+    words += [word for change in MORE for word in ("--set", change)]
+    launched = Launched(lab, words, cwd=tmp_path)
+    try:
+        launched.wait_for("  checkpoint ")
+        for _ in range(TIMES):
+            lost = time.time()
+            saved = launched.events("checkpoint")[-1]["step"]
+            lose(hosts[name])
+            noticed = launched.wait_for("attempt ", lost)
+            goes_on = step_after(launched, noticed)
+            resume = launched.events("resume", lost)[0]
+            assert resume["step"] >= saved
+            print(
+                f"{lose.__name__} {name}: noticed after {noticed - lost:.1f} s, training {goes_on - lost:.1f} s after it"
+            )
+            assert goes_on - noticed < 60
+            if lose is not kill_a_rank:
+                returned = time.time()
+                back(hosts[name])
+                full = step_after(launched, launched.wait_for("attempt ", returned))
+                print(f"  back at full size {full - returned:.1f} s after its return began")
+            assert launched.events("start")[-1]["world"] == 2
+        for host in hosts.values():
+            host.ssh("rm /tmp/slow")
+        assert launched.end() == 0, launched.said
+    finally:
+        launched.end(signal.SIGKILL)
+    ours = checkpoint.newest(rundir.open(launched.run))
+    assert ours.step == undisturbed.step
+    for key, weight in ours.tensors("model").items():
+        assert weight.equal(undisturbed.tensors("model")[key]), key
+
+
+def step_after(launched, when):
+    """When the first step of an attempt was done that began after this."""
+
+    def first():
+        starts = launched.events("start", when)
+        return starts and launched.events("step", starts[0]["time_s"])
+
+    return wait_until(first)[0]["time_s"]
