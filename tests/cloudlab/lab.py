@@ -230,17 +230,15 @@ class Host:
 
     def holds(self, text: str) -> list[str]:
         """What there has this text in it: files that were written, words and environments of processes."""
-        root = self._folder / "disk" / "root"
-        places = [self._folder / "disk" / "upper", *(root / name for name in ("tmp", "run", "dev/shm"))]
         assert self._process
-        words = [*_inside(self._process), "grep", "-rlF", "-f", "-", *map(str, places)]
+        words = [*_inside(self._process), "grep", "-rlF", "-f", "-", *self._written()]
         found = subprocess.run(words, input=text, capture_output=True, text=True).stdout.splitlines()
         return found + [f"{pid}" for pid in self.everything() if any(text in word for word in _told(pid))]
 
     def files(self, name: str) -> list[str]:
         """Those of this name that were written there."""
         assert self._process
-        words = [*_inside(self._process), "find", str(self._folder / "disk"), "-name", name]
+        words = [*_inside(self._process), "find", *self._written(), "-name", name]
         return subprocess.run(words, capture_output=True, text=True).stdout.splitlines()
 
     def listening(self) -> list[str]:
@@ -248,6 +246,11 @@ class Host:
         assert self._process
         done = subprocess.run([*_inside(self._process), "ss", "-Hltn"], capture_output=True, text=True, check=True)
         return [line.split()[3] for line in done.stdout.splitlines()]
+
+    def _written(self) -> list[str]:
+        """Folders that hold all that was ever written there."""
+        disk = self._folder / "disk"
+        return [str(disk / name) for name in ("upper", "root/tmp", "root/run", "root/dev/shm")]
 
     def _link(self) -> str:
         return "to-" + self.address.rpartition(".")[2]

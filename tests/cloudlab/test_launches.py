@@ -135,7 +135,7 @@ def typed(trains, line, *, ends_with):
 
 @pytest.mark.soak_cloud
 def test_nothing_is_listened_on_but_what_the_page_says(trains):
-    """ssh; gloo on a machine's own address; on the first, torch's launcher on all its addresses, at the launch's port."""
+    """ssh and gloo on a machine's own address; torch's launcher on all those of the first, at the launch's port."""
     (port,) = {json.loads(path.read_text())["port"] for path in trains.folder.glob("runs/*/launch/launch.json")}
     for host in trains.lab.hosts.values():
         own = [one for one in host.listening() if not one.startswith((f"{host.address}:", "127.0.0.1:"))]
@@ -164,6 +164,8 @@ def test_down_leaves_nothing_alive_in_the_midst_of_training(trains):
     assert any(host.ranks() for host in trains.lab.hosts.values())
     done = trains.lab.run([sys.executable, "-m", "eighteen", "down", str(trains.launched.run)])
     assert done.stdout == "node1: nothing is left\nnode2: nothing is left\n"
+    assert trains.launched.end() == 75
+    assert "eighteen down meanwhile" in trains.launched.said
     for host in trains.lab.hosts.values():
         assert not host.processes()
         assert host.ssh("ls .eighteen/launches").stdout == ""

@@ -1,7 +1,7 @@
 """What a launch loses when a worker, a machine or a cable is lost: time, and nothing else.
 
-An exact run (docs/reliability.md), so its end is the same to the bit on whichever machines it was trained. The net waits
-in each step, so that few steps take long.
+An exact run (docs/reliability.md), so its end is the same to the bit on whichever machines it was trained. The net
+waits in each step, so that few steps take long.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def hosts(lab):
 @pytest.fixture(scope="module")
 def undisturbed(packed, tmp_path_factory):
     """What one machine comes to."""
-    runs, changes = tmp_path_factory.mktemp("alone"), [*CHANGES, *MORE]
-    done = eighteen.train(
-        packed, recipe="demo", model="slow:net", epochs=EPOCHS, procs=1, changes=changes, runs_dir=runs
-    )
+    asked = {"recipe": "demo", "model": "slow:net", "epochs": EPOCHS, "procs": 1, "changes": [*CHANGES, *MORE]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(SLOW.parent))
+        done = eighteen.train(packed, **asked, runs_dir=tmp_path_factory.mktemp("alone"))
     return checkpoint.newest(rundir.open(done.run))
 
 
@@ -84,9 +84,7 @@ def test_a_loss_costs_nothing_but_time(lose, name, lab, hosts, packed, undisturb
             goes_on = step_after(launched, noticed)
             resume = launched.events("resume", lost)[0]
             assert resume["step"] >= saved
-            print(
-                f"{lose.__name__} {name}: noticed after {noticed - lost:.1f} s, training {goes_on - lost:.1f} s after it"
-            )
+            print(f"{lose.__name__} {name}: noticed after {noticed - lost:.1f} s, trains after {goes_on - lost:.1f} s")
             assert goes_on - noticed < 60
             if lose is not kill_a_rank:
                 returned = time.time()

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from eighteen.base.errors import MachineError
+from eighteen.base.errors import MachineError, Stopped
 from eighteen.base.events import OnEvent
 from eighteen.base.files import write_json
 from eighteen.base.rundir import RunDir
@@ -48,6 +48,7 @@ class Driver:
         """
         while True:
             seen = self._look()
+            self._require_open()
             actions = next_actions(self.launch, seen, reason=self._reason())
             if actions[0].verb == "finish":
                 return seen
@@ -79,6 +80,11 @@ class Driver:
             require_fit(told, need_bytes=num_bytes + MARGIN_BYTES, now=time.time())
             self._ranks, self._is_fit = ranks_on_each(self.launch, told), True
         return seen
+
+    def _require_open(self) -> None:
+        if (self._run.path / "launch" / "ended.json").exists():
+            need, hint = "a launch that goes on", "the same command begins a new one"
+            raise Stopped(f"follow {self._run.path}", got="eighteen down meanwhile", need=need, hint=hint)
 
     def _heard(self, host: str, one: Seen | None) -> None:
         """Take the events that a machine tells; count how long one is silent."""
@@ -189,6 +195,10 @@ def keep(run: RunDir, launch: Launch) -> None:
     folder = run.path / "launch"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "launch.json", {"v": 1, **asdict(launch)})
+
+
+def keep_end(run: RunDir, reason: str | None) -> None:
+    write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
 
 
 def known(run: RunDir) -> Launch | None:

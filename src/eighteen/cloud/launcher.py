@@ -12,7 +12,7 @@ from typing import Any
 from eighteen.base import errors
 from eighteen.base.errors import DataError, MachineError, Stopped, UsageError
 from eighteen.base.events import OnEvent
-from eighteen.base.files import write_atomic, write_json
+from eighteen.base.files import write_atomic
 from eighteen.base.rundir import RunDir, check_name, stamp
 from eighteen.cloud import driver, parcel
 from eighteen.cloud.hosts import hosts
@@ -97,7 +97,7 @@ def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEve
     if reason == "stopped":
         hint = "the same command goes on"
         raise Stopped(f"train {run.path.name}", got="a request to stop", need="to go on, later", hint=hint)
-    write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
+    driver.keep_end(run, reason)
     if reason in ("done", "patience", "until"):
         return
     kind = ENDED.get(reason or "", MachineError)
