@@ -19,7 +19,7 @@ import eighteen
 from eighteen.base import rundir
 from eighteen.training import checkpoint
 
-EPOCHS = 120
+EPOCHS = 80
 MORE = ["phases.0.batch=16", "train.exact=true", "train.virtual_workers=2", "eval.every=40"]
 SLOW = Path(__file__).with_name("slow.py")
 TIMES = 3

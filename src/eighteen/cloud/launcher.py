@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from eighteen.base.files import write_atomic
 from eighteen.base.rundir import RunDir, check_name, stamp
 from eighteen.cloud import driver, parcel
 from eighteen.cloud.hosts import hosts
-from eighteen.cloud.launch import Launch, Seen, words_of
+from eighteen.cloud.launch import STAYS, Launch, Seen, words_of
 from eighteen.data import dataset as datasets
 from eighteen.data.places import absolute, is_url
 
@@ -57,8 +57,7 @@ def prepared(
         is_open = not path.with_name("ended.json").exists()
         has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
         if earlier and is_open and has_recipe and _asked(earlier) == _asked(launch):
-            attempt = earlier.attempt + _was_stopped(run)
-            again = replace(earlier, code=launch.code, environment=launch.environment, attempt=attempt)
+            again = replace(earlier, code=launch.code, environment=launch.environment, fruitless=0)
             driver.keep(run, again)
             return run, again, local
     run = RunDir(runs_dir / f"{launch.name}-{stamp()}")
@@ -76,13 +75,10 @@ def _text(path: Path | None) -> str | None:
     return path.read_text("utf-8") if path and path.is_file() else None
 
 
-def _was_stopped(run: RunDir) -> bool:
-    return run.events.exists() and (run.end() or {}).get("reason") == "stopped"
-
-
 def _asked(launch: Launch) -> Launch:
     """What makes two launches the same."""
-    return replace(launch, name="", port=0, attempt=1, code="", environment="", hosts=list(launch.hosts))
+    progress = {field.name: field.default for field in fields(Launch) if field.default is not MISSING}
+    return replace(launch, name="", port=0, code="", environment="", hosts=list(launch.hosts), **progress)
 
 
 def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say) -> None:
@@ -94,15 +90,19 @@ def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEve
     seen = does.drive()
     does.fetch()
     reason = (run.end() or {}).get("reason") if run.events.exists() else None
-    if reason == "stopped":
-        hint = "the same command goes on"
-        raise Stopped(f"train {run.path.name}", got="a request to stop", need="to go on, later", hint=hint)
-    driver.keep_end(run, reason)
+    is_refused = any(one and one.is_refused for one in seen.values())
+    is_whole = len(does.launch.at_work) == len(launch.hosts)  # fewer may be refused what all are not
+    if reason != "stopped" and (reason in STAYS or (is_refused and is_whole)):
+        driver.keep_end(run, reason)
+    else:
+        driver.keep(run, replace(does.launch, attempt=does.launch.attempt + 1, active=(), joining=()))
     if reason in ("done", "patience", "until"):
         return
-    kind = ENDED.get(reason or "", MachineError)
-    got = reason or _why(seen)
-    raise kind(f"train {run.path.name}", got=got, need="a run that comes to its end", hint=f"eighteen logs {run.path}")
+    tried, hint = f"train {run.path.name}", "the same command goes on"
+    if reason == "stopped":
+        raise Stopped(tried, got="a request to stop", need="to go on, later", hint=hint)
+    kind, got = ENDED.get(reason or "", MachineError), reason if reason in STAYS else _why(seen)
+    raise kind(tried, got=got, need="a run that comes to its end", hint=f"eighteen logs {run.path}")
 
 
 def _why(seen: Mapping[str, Seen | None]) -> str:
@@ -129,10 +129,8 @@ def opened(path: Path) -> tuple[RunDir, Launch]:
 def shown(launch: Launch) -> list[str]:
     """Every command that would be done, for whoever wants to see it first."""
     lines = [f"program {launch.code}, {len(parcel.files())} files; packages {', '.join(parcel.requirements())}"]
-    ranks = launch.ranks or 1
     for host, remote in driver.remotes(launch).items():
-        meet = hosts(launch.hosts[0])[0].name
-        words = words_of(launch, host, ranks, meet)
+        words = words_of(launch, host, launch.ranks or 1)
         lines.append(f"{' '.join(remote.login())} # then, in ~/.eighteen/launches/{launch.name}, in tmux:")
         lines.append(f"  {launch.python} {' '.join(words)}")
     return lines
