@@ -9,11 +9,10 @@ from __future__ import annotations
 import signal
 import sysconfig
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from lab import CHANGES, Launched, kill, launch, wait_until
+from lab import CHANGES, Host, Launched, kill, launch, wait_until
 
 import eighteen
 from eighteen.base import rundir
@@ -50,27 +49,18 @@ def kill_a_rank(host):
     kill(host.ranks()[:1])
 
 
-def power_off(host):
-    host.power_off()
-
-
-def cut(host):
-    host.cut()
-
-
-def back(host):
-    """As before: booted empty, or with its cable in."""
-    with suppress(AssertionError):
-        host.mend()
-        return
-    host.boot()
-
-
 @pytest.mark.soak_cloud
 @pytest.mark.parametrize(
-    ("lose", "name"), [(kill_a_rank, "node2"), (power_off, "node2"), (power_off, "node1"), (cut, "node2")]
+    ("lose", "bring_back", "name"),
+    [
+        (kill_a_rank, None, "node2"),
+        (Host.power_off, Host.boot, "node2"),
+        (Host.power_off, Host.boot, "node1"),
+        (Host.cut, Host.mend, "node2"),
+    ],
+    ids=["a rank killed", "a machine off", "the first machine off", "a cable out"],
 )
-def test_a_loss_costs_nothing_but_time(lose, name, lab, hosts, packed, undisturbed, tmp_path):
+def test_a_loss_costs_nothing_but_time(lose, bring_back, name, lab, hosts, packed, undisturbed, tmp_path):
     words = launch(packed.path, "--model", "slow:net", "--epochs", str(EPOCHS))
     words += [word for change in MORE for word in ("--set", change)]
     launched = Launched(lab, words, cwd=tmp_path)
@@ -86,9 +76,9 @@ def test_a_loss_costs_nothing_but_time(lose, name, lab, hosts, packed, undisturb
             assert resume["step"] >= saved
             print(f"{lose.__name__} {name}: noticed after {noticed - lost:.1f} s, trains after {goes_on - lost:.1f} s")
             assert goes_on - noticed < 60
-            if lose is not kill_a_rank:
+            if bring_back:
                 returned = time.time()
-                back(hosts[name])
+                bring_back(hosts[name])
                 full = step_after(launched, launched.wait_for("attempt ", returned))
                 print(f"  back at full size {full - returned:.1f} s after its return began")
             assert launched.events("start")[-1]["world"] == 2
