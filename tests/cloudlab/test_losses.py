@@ -63,6 +63,8 @@ def kill_a_rank(host):
 def test_a_loss_costs_nothing_but_time(lose, bring_back, name, lab, hosts, packed, undisturbed, tmp_path):
     words = launch(packed.path, "--model", "slow:net", "--epochs", str(EPOCHS))
     words += [word for change in MORE for word in ("--set", change)]
+    for host in hosts.values():
+        host.ssh("touch /tmp/slow")
     launched = Launched(lab, words, cwd=tmp_path)
     try:
         launched.wait_for("  checkpoint ")
