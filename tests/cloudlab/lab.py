@@ -2,7 +2,8 @@
 
 A host has its own network, processes, name and file system: an overlay over this machine's, whose changes are in
 memory and gone at power-off. So it has this machine's Python and packages, but neither ``eighteen`` nor what lies in
-``/tmp``. The desk is this machine, but for its network, which is the lab's, and its ``~/.ssh``, which opens the hosts.
+``/tmp``. The desk is this machine, but for its network and names, which are the lab's, and ``~/.ssh``, which opens the
+hosts.
 
 All are namespaces that live as long as a process in them, and each such process is killed by the kernel when its parent
 dies: a session that ends in whatever way leaves no process, link, address or mount behind. Nobody outside the lab sees
@@ -49,7 +50,7 @@ memory 700 "$LAB/disk"
 over ~ "$LAB/disk" ~
 rm -rf ~/.ssh ~/.eighteen
 install -D -m 600 -t ~/.ssh "$LAB"/ssh/*
-cat "$LAB/names" >"$LAB/disk/names"
+mount --bind "$LAB/names" /etc/hosts
 echo ready
 exec sleep infinity
 """
@@ -117,10 +118,9 @@ class Lab:
         (folder / "ssh").mkdir(parents=True)
         _key(folder / "ssh" / "id_ed25519")
         shutil.copy(folder / "ssh" / "id_ed25519.pub", folder / "authorized_keys")
-        known = [f"{one.address} {one.key()}" for one in self.hosts.values()]
+        known = [f"{one.name} {one.key()}" for one in self.hosts.values()]
         (folder / "ssh" / "known_hosts").write_text("\n".join(known) + "\n")
-        config = [f"Host {one.name}\n HostName {one.address}\n User {USER}" for one in self.hosts.values()]
-        (folder / "ssh" / "config").write_text("\n".join(config) + "\n")
+        (folder / "ssh" / "config").write_text(f"Host {' '.join(names)}\n User {USER}\n")
         addresses = [f"{one.address} {one.name}" for one in self.hosts.values()]
         (folder / "names").write_text("\n".join(["127.0.0.1 localhost", *addresses]) + "\n")
         self._desk = _started(NEW_DESK, DESK, folder)

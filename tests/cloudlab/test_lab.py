@@ -55,8 +55,8 @@ def test_a_host_without_power_has_no_processes_and_comes_back_empty_under_its_ke
 
 def test_a_session_that_is_killed_leaves_nothing_behind(possible, tmp_path):
     words = [*WITH_ME, sys.executable, "-c", SESSION, str(HERE), str(tmp_path / "lab")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(words, text=True, start_new_session=True, **pipes) as session:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, text=True, start_new_session=True, stdin=pipe, stdout=pipe) as session:
         assert session.stdout
         pids = [int(word) for word in session.stdout.readline().split()]
         assert len(pids) >= 2
