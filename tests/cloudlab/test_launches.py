@@ -111,7 +111,9 @@ def test_the_printed_line_shows_tensorboard_until_ctrl_c(trains):
 def typed(trains, line, *, ends_with):
     """A command in a terminal of its own at the desk. What it gives returns the screen once a text is on it."""
     keyboard, screen = pty.openpty()
-    with trains.lab.start(["sh", "-c", f"exec {line}"], cwd=trains.folder, stdin=screen, stdout=screen, stderr=screen) as process:
+    with trains.lab.start(
+        ["sh", "-c", f"exec {line}"], cwd=trains.folder, stdin=screen, stdout=screen, stderr=screen
+    ) as process:
         os.close(screen)
         said = b""
 

@@ -36,6 +36,7 @@ from eighteen.data.shards import sha256_of
 
 POLL_S = 2.0
 LOST_S = 10.0  # that a machine may be silent for, before those that are left begin again without it
+STILL_S = 40.0  # that a run may tell of nothing while a machine is silent, or as long as it has before
 SILENT_S = 60.0  # that all may be, or one that the first attempt waits for, before the launch gives up
 MARGIN_BYTES = 2**31  # for packages and checkpoints, beside the dataset
 
@@ -53,6 +54,7 @@ class Driver:
         self._remotes = remotes(launch)
         self._silent_since: dict[str, float] = {}
         self._ranks, self._is_fit = launch.ranks, False
+        self._told_s, self._longest_s = time.monotonic(), 0.0  # when the run last told of something; without a word
         self._busy: dict[str, Future[None]] = {}
         self._unfit: set[str] = set()
         self._has_asked = False  # for the sake of those that join
@@ -67,7 +69,8 @@ class Driver:
                 seen = self._look()
                 self._require_heard(seen)
                 self._require_open()
-                actions = next_actions(self.launch, seen, reason=self._reason(), lost=self._silent_for(LOST_S))
+                lost, is_still = self._silent_for(LOST_S), self._is_still()
+                actions = next_actions(self.launch, seen, reason=self._reason(), lost=lost, is_still=is_still)
                 match actions[0].verb:
                     case "finish":
                         return seen
@@ -119,11 +122,16 @@ class Driver:
         """Take the events that the machine tells which writes them."""
         if not first.events:
             return
+        now = time.monotonic()
+        self._told_s, self._longest_s = now, max(self._longest_s, now - self._told_s)
         with self._run.events.open("ab") as file:
             file.write(first.events.encode())
         for line in first.events.splitlines():
             if self._on_event:
                 self._on_event(json.loads(line))
+
+    def _is_still(self) -> bool:
+        return time.monotonic() - self._told_s > max(STILL_S, self._longest_s)
 
     def _silent_for(self, seconds: float) -> set[str]:
         now = time.monotonic()
@@ -204,6 +212,7 @@ class Driver:
         saved = last(self._run.events, "checkpoint") if self._run.events.is_file() else None
         self._keep(next_attempt(self.launch, seen, saved=saved["step"] if saved else 0))
         self._has_asked = False
+        self._told_s, self._longest_s = time.monotonic(), 0.0
         self._say(f"attempt {self.launch.attempt}, on {' and '.join(self.launch.at_work)}")
 
     def _keep(self, launch: Launch) -> None:
