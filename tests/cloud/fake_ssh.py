@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Stands in for ``ssh``: a host is a home folder in $FAKE_HOSTS, and what is done there is done by a shell of its own.
 
-A host that is not there, or has a file ``cut`` in it, is as silent as one without power. Each has its own tmux.
+A host that is not there, or has a file ``cut`` in it, is as silent as one without power. Each has its own tmux, and the
+environment that its ``.ssh/environment`` says.
 """
 
 import os
@@ -15,5 +16,9 @@ if not os.path.isdir(home) or os.path.exists(os.path.join(home, "cut")):
     sys.exit(255)
 os.environ.update(HOME=home, TMUX_TMPDIR=home, XDG_CACHE_HOME=os.path.join(home, "cache"))
 os.environ.pop("TMUX", None)
+if os.path.exists(more := os.path.join(home, ".ssh", "environment")):
+    with open(more) as lines:
+        for name, _, value in (line.rstrip("\n").partition("=") for line in lines):
+            os.environ[name] = value
 os.chdir(home)
 os.execvp("sh", ["sh", "-c", command])

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-from contextlib import suppress
+import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from launching import HOSTS, SMALL, begun, power_off, wait_for
 
 import eighteen
 from eighteen import cli
 from eighteen.base import events, rundir
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, UsageError
-from eighteen.cloud import driver, launcher
+from eighteen.cloud import agent, driver, launcher
 from eighteen.cloud.hosts import Host, hosts
 from eighteen.cloud.launch import Action, Launch, Seen, next_actions, next_attempt, require_fit, words_of
 from eighteen.training import checkpoint
-
-HOSTS = "localhost,127.0.0.1"
-SMALL = ["--recipe", "demo", "--set", "phases.0.size=32", "--set", "eval.size=32", "--set", "train.log_every=1"]
 
 WANTED = Launch("photos-1", ["a", "b"], "python3", 1, "photos-d.e18", ["--epochs", "1"], "c", "e", 20_000)
 NEW = Seen("3.11.7", 0, True, 0.0, 10**12, False, False, False, (), False, False, None, "", None, "")
@@ -33,6 +28,8 @@ READY = replace(NEW, has_code=True, has_packages=True, has_dataset=True)
 TRAINS = replace(READY, has_begun=True, is_running=True)
 DONE = replace(READY, has_begun=True, exit=0)
 FAILED = replace(DONE, exit=1)
+ASKED = replace(FAILED, said="something\nStopped: train to the end: got a request to stop\n")
+GOES = replace(ASKED, goes=True)  # its cloud takes it back
 DIED = replace(READY, has_begun=True)  # its tmux is gone, and it wrote down no exit code
 
 
@@ -56,6 +53,11 @@ DIED = replace(READY, has_begun=True)  # its tmux is gone, and it wrote down no 
         ([DIED, FAILED], None, ["again "]),
         ([FAILED, replace(FAILED, said="RecipeError: no\n")], None, ["finish "]),
         ([FAILED, FAILED], "stopped", ["finish "]),
+        ([TRAINS, ASKED], None, ["wait "]),  # the first one still saves
+        ([ASKED, GOES], "taken", ["again "]),  # without it
+        ([GOES, GOES], "taken", ["wait "]),  # for other ones
+        ([NEW, GOES], "taken", ["again "]),
+        ([NEW, NEW], "taken", ["send_code a", "send_code b"]),
     ],
 )
 def test_what_is_done_next_follows_from_what_is_seen(seen, reason, expected):
@@ -81,6 +83,7 @@ IDLE = replace(READY, run="photos-1-then")
         (replace(ALL_THREE, active=["b"]), [NEW, TRAINS, READY], None, "", ["send_code a"]),
         (replace(ALL_THREE, active=["b"]), [READY, TRAINS, READY], None, "", ["take_in a", "take_in c"]),
         (replace(ALL_THREE, active=["b"]), [READY, TRAINS, None], None, "c", ["take_in a"]),
+        (replace(ALL_THREE, active=["b"]), [replace(READY, goes=True), TRAINS, None], None, "c", ["wait "]),
         (replace(ALL_THREE, active=["b"], joining=["a"]), [READY, TRAINS, READY], None, "", ["wait "]),
         (replace(ALL_THREE, active=["b", "c"], joining=["a"]), [READY, TRAINS, FAILED], "stopped", "", ["wait "]),
         (replace(ALL_THREE, active=["b", "c"], joining=["a"]), [READY, FAILED, FAILED], "stopped", "", ["again "]),
@@ -115,6 +118,7 @@ def test_a_machine_is_lost_when_it_is_silent_and_the_run_as_well(seen, lost, is_
         ([NEW, FAILED, FAILED], ["b", "c"]),  # it is made ready while they train
         ([NEW, NEW, None], ["a", "b"]),
         ([READY, replace(FAILED, run="photos-1-then"), None], ["b", "a"]),
+        ([GOES, ASKED, READY], ["b", "c"]),
     ],
 )
 def test_the_next_attempt_is_that_of_the_machines_that_are_ready(seen, active):
@@ -166,6 +170,20 @@ def test_each_attempt_meets_at_a_port_of_its_own():
     assert first[-6:] == ["train", "../../datasets/photos-d.e18", "--name", "photos-1", "--epochs", "1"]
 
 
+def test_what_a_machine_says_is_of_this_attempt_and_a_notice_has_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "HOME", tmp_path)
+    launch = tmp_path / "launches" / "photos-1"
+    launch.mkdir(parents=True)
+    (launch / "out.log").write_text("== attempt 1\nStopped: train\n== attempt 2\nPeerLost: train\n")
+    for name in ("begun-1", "exit-1", "begun-2", "exit-2", "notice.json"):
+        (launch / name).touch()
+    facts = driver.asked(replace(WANTED, attempt=2)) | {"events_from": 0}
+    seen = agent.look(facts)
+    assert (seen["said"], seen["goes"]) == ("PeerLost: train\n", True)
+    os.utime(launch / "notice.json", (0, time.time() - 600))
+    assert not agent.look(facts)["goes"], "it has stayed"
+
+
 def test_hosts_are_names_and_nothing_else(tmp_path):
     assert hosts("a,me@b:2222") == [Host("a"), Host("b", "me", 2222)]
     (tmp_path / "hosts").write_text("a  # the first\n\nb\n")
@@ -173,36 +191,6 @@ def test_hosts_are_names_and_nothing_else(tmp_path):
     for wrong in ("", "a,a", "-oProxyCommand=x", "a b", "a;b", "$(touch x)"):
         with pytest.raises(UsageError, match="--hosts"):
             hosts(wrong)
-
-
-@pytest.fixture
-def machines(tmp_path, monkeypatch):
-    """Two, each with nothing but a home folder."""
-    folder, program = tmp_path / "machines", tmp_path / "bin" / "ssh"
-    for name in HOSTS.split(","):
-        (folder / name).mkdir(parents=True)
-    program.parent.mkdir()
-    shutil.copy(Path(__file__).with_name("fake_ssh.py"), program)
-    program.chmod(0o755)
-    monkeypatch.setenv("FAKE_HOSTS", str(folder))
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setattr(driver, "POLL_S", 0.2)
-    monkeypatch.chdir(tmp_path)
-    yield folder
-    for name in HOSTS.split(","):
-        subprocess.run(
-            ["tmux", "kill-server"], env={**os.environ, "TMUX_TMPDIR": str(folder / name)}, capture_output=True
-        )
-
-
-@pytest.fixture(scope="module")
-def packed(pictures, tmp_path_factory):
-    return eighteen.pack(pictures, tmp_path_factory.mktemp("here") / "photos.e18", procs=1)
-
-
-def begun(packed, *more):
-    return ["launch", str(packed.path), "--hosts", HOSTS, "--python", sys.executable, "--procs", "1", *SMALL, *more]
 
 
 def test_two_machines_that_share_nothing_train_what_one_would(packed, machines, tmp_path, capsys):
@@ -274,24 +262,6 @@ def test_a_lost_machine_is_left_out_and_taken_in_when_it_is_back(packed, machine
     ours, theirs = checkpoint.newest(rundir.open(path)), checkpoint.newest(rundir.open(alone.run))
     for name, weight in ours.tensors("model").items():
         assert weight.equal(theirs.tensors("model")[name])
-
-
-def power_off(home):
-    """All that runs there ends at once, and the disk is gone."""
-    mark = f"TMUX_TMPDIR={home}".encode()
-    for place in Path("/proc").iterdir():
-        with suppress(OSError):
-            if place.name.isdigit() and mark in (place / "environ").read_bytes():
-                os.kill(int(place.name), signal.SIGKILL)
-    shutil.rmtree(home, ignore_errors=True)
-
-
-def wait_for(process, text):
-    assert process.stderr
-    for line in process.stderr:
-        if text in line:
-            return
-    raise AssertionError(f"it ended without {text!r}")
 
 
 def test_what_would_be_done_is_shown_and_nothing_is_done(packed, machines, tmp_path, capsys):

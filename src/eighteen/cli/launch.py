@@ -30,6 +30,11 @@ def launch(
     cost: str | None = None,
     price_usd_h: float | None = None,
     checkpoint_to: str | None = None,
+    max_hours: float | None = None,
+    max_cost: str | None = None,
+    after_success: str | None = None,
+    after_failure: str | None = None,
+    power_off: Annotated[bool, Parameter(negative="")] = False,
     name: str | None = None,
     runs_dir: Path = Path("runs"),
     new: Annotated[bool, Parameter(negative="")] = False,
@@ -56,6 +61,11 @@ def launch(
         cost: What all may cost, e.g. '$2', by --price-usd-h.
         price_usd_h: Of all machines together, in dollars an hour.
         checkpoint_to: Copy each checkpoint there as well: a path that all machines see, or a URL of fsspec.
+        max_hours: After so many hours all is saved and ended, by the machines themselves.
+        max_cost: The same in dollars, e.g. '$40', by --price-usd-h.
+        after_success: When the machines end what is left, e.g. stop:10m; keep: not at all.
+        after_failure: The same after a failure, or where this program is gone before training began: stop:60m.
+        power_off: Then the machines power off; 10 minutes after success and 60 after a failure, if left out.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         new: Begin a new launch, also where one of the same command could go on.
@@ -63,6 +73,7 @@ def launch(
     """
     from eighteen.base import recipe as recipes
     from eighteen.cloud import launcher
+    from eighteen.cloud.limits import described, limits
     from eighteen.results.terminal import Display
 
     if gpus is not None and procs is not None:
@@ -82,6 +93,15 @@ def launch(
     words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     words += [word for change in set_ for word in ("--set", change)]
     asked = {"machines": hosts, "python": python, "ranks": ranks or 0, "words": words, "recipe": file, "name": name}
+    asked["power_off"] = power_off
+    asked["limits"] = limits(
+        max_hours=max_hours,
+        max_cost=max_cost,
+        price_usd_h=price_usd_h,
+        after_success=after_success,
+        after_failure=after_failure,
+        power_off=power_off,
+    )
     if print_:
         print("\n".join(launcher.shown(launcher.wanted(data, **asked)[0])))
         return
@@ -89,6 +109,8 @@ def launch(
     screen = console(stderr=True)
     say = partial(screen.print, markup=False, highlight=False, soft_wrap=True)
     say(f"launch {run.path}")
+    if wanted.limits:
+        say(described(wanted.limits, began=wanted.began, power_off=wanted.power_off))
     try:
         with Display(screen) as display:
             launcher.follow(run, wanted, local, on_event=display, say=say)
@@ -106,6 +128,7 @@ def status(run: Path) -> None:
         run: A run that eighteen launch began.
     """
     from eighteen.cloud import driver, launcher
+    from eighteen.cloud.limits import described, strike
 
     folder, wanted = launcher.opened(run)
     for host, seen in driver.look(wanted).items():
@@ -114,7 +137,10 @@ def status(run: Path) -> None:
             continue
         state = "training" if seen.is_running else "not begun" if not seen.has_begun else f"ended with {seen.exit}"
         free = f"{seen.free_bytes / 1e9:,.0f} GB free"
-        print(f"{host}: {state}, Python {seen.python}, {seen.gpus} GPUs, {free}")
+        ends = f", {'powers off' if wanted.power_off else 'ends it'} at {strike(*seen.strikes)}" if seen.strikes else ""
+        print(f"{host}: {state}, Python {seen.python}, {seen.gpus} GPUs, {free}{ends}")
+    if wanted.limits:
+        print(described(wanted.limits, began=wanted.began, power_off=wanted.power_off))
     print(f"attempt {wanted.attempt}, on {', '.join(wanted.at_work)}; {folder.path}")
 
 

@@ -25,6 +25,7 @@ from eighteen.cloud.launch import (
     Action,
     Launch,
     Seen,
+    copies_of,
     next_actions,
     next_attempt,
     ranks_on_each,
@@ -97,7 +98,7 @@ class Driver:
                     return
 
     def _look(self) -> dict[str, Seen | None]:
-        facts = asked(self.launch) | {"events_from": self._num_bytes()}
+        facts = asked(self.launch) | {"events_from": self._num_bytes(), "follows": True}
         with ThreadPoolExecutor(len(self._remotes)) as threads:
             answers = threads.map(lambda remote: _seen(remote, facts), self._remotes.values())
             seen = dict(zip(self._remotes, answers, strict=True))
@@ -165,7 +166,9 @@ class Driver:
     def _act(self, action: Action, seen: Mapping[str, Seen | None]) -> None:
         launch, remote = self.launch, self._remotes[action.host]
         facts = asked(launch)
-        if action.verb == "send_code":
+        if action.verb == "watch":
+            remote.ask("watch", facts | {"age_s": time.time() - launch.began})
+        elif action.verb == "send_code":
             self._say(f"{action.host}: sending the program")
             remote.send("take_code", facts, parcel.files())
         elif action.verb == "install":
@@ -185,7 +188,10 @@ class Driver:
             remote.send("take", facts | {"to": f"launches/{launch.name}"}, {recipe.name: recipe})
         first = seen[launch.at_work[0]]
         is_there = first is not None and first.run is not None
-        if is_there and host == launch.at_work[0] and self._run.events.is_file():
+        if not is_there and not self._saved_step():  # so that there is no copy, either
+            launch = replace(launch, run="")
+        goes_on = launch.run and (is_there or copies_of(launch))
+        if goes_on and host == launch.at_work[0] and self._run.events.is_file():
             told = {"num_bytes": self._num_bytes(), "sha256": sha256_of(self._run.events)}
             if not remote.ask("has_told", facts | told)["has"]:  # another machine told so far
                 remote.send(
@@ -209,8 +215,7 @@ class Driver:
         remote.send("take", facts | {"to": f"datasets/{self.launch.dataset}"}, {name: files[name] for name in missing})
 
     def _again(self, seen: Mapping[str, Seen | None]) -> None:
-        saved = last(self._run.events, "checkpoint") if self._run.events.is_file() else None
-        self._keep(next_attempt(self.launch, seen, saved=saved["step"] if saved else 0))
+        self._keep(next_attempt(self.launch, seen, saved=self._saved_step()))
         self._has_asked = False
         self._told_s, self._longest_s = time.monotonic(), 0.0
         self._say(f"attempt {self.launch.attempt}, on {' and '.join(self.launch.at_work)}")
@@ -219,9 +224,14 @@ class Driver:
         self.launch = launch
         keep(self._run, launch)
 
+    def _saved_step(self) -> int:
+        saved = last(self._run.events, "checkpoint")
+        return saved["step"] if saved else 0
+
     def _reason(self) -> str | None:
         end = self._run.end() if self._run.events.exists() else None
-        return end["reason"] if end else None
+        is_taken = end and end["reason"] == "stopped" and end.get("num_taken")
+        return "taken" if is_taken else end["reason"] if end else None
 
     def _num_bytes(self) -> int:
         return self._run.events.stat().st_size if self._run.events.exists() else 0
@@ -241,6 +251,8 @@ def asked(launch: Launch) -> dict[str, Any]:
         "modules": parcel.modules(),
         "requirements": parcel.requirements(),
         "dataset": None if launch.is_url else launch.dataset,
+        "limits": launch.watched,
+        "follows": False,  # so that looks of others do not keep machines running
     }
 
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from eighteen.base.errors import MachineError
 from eighteen.cloud.hosts import hosts
+from eighteen.cloud.limits import GRACE_S, Limits
 
 LEAST_PYTHON = (3, 11)
 CLOCKS_S = 120.0  # that machines' clocks may differ by
 MOST_FRUITLESS = 4  # attempts in a row that bring no new checkpoint
+MEET_S = 120  # that ranks wait for each other: where this program was killed in between, some never come
 NUM_PORTS = 1000  # that attempts of one launch go round
 STAYS = {"done", "patience", "until", "stopped", "Diverged", "BudgetSpent", "UsageError", "RecipeError", "cost"}
-Verb = Literal["send_code", "install", "send_dataset", "begin", "end", "again", "take_in", "wait", "finish"]
+Verb = Literal["watch", "send_code", "install", "send_dataset", "begin", "end", "again", "take_in", "wait", "finish"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Launch:
     active: the machines that take part in it, in the order of their ranks; all, if there are none
     joining: machines for whose sake it was asked to save and stop      fruitless: how many before it brought nothing
     run: the name of its run's folder on the machines, once there is one
+    began: the launch, in seconds since the epoch
+    limits: see ``limits.limits``; power_off: whether the machines do, where a limit strikes
     """
 
     name: str
@@ -53,6 +57,14 @@ class Launch:
     joining: Sequence[str] = ()
     fruitless: int = 0
     run: str = ""
+    began: float = 0.0
+    limits: Limits = field(default_factory=dict)
+    power_off: bool = False
+
+    @property
+    def watched(self) -> dict[str, Any] | None:
+        """What the machines themselves see to; None if that is nothing."""
+        return {**self.limits, "grace_s": GRACE_S, "power_off": self.power_off} if self.limits else None
 
     @property
     def is_url(self) -> bool:
@@ -82,11 +94,26 @@ class Seen:
     said: str
     run: str | None
     events: str
+    can_power_off: bool = True
+    limits: Mapping[str, Any] | None = None
+    strikes: Sequence[Any] | None = None
+    struck: str | None = None
+    goes: bool = False
 
     @property
     def is_refused(self) -> bool:
         """Whether it ended with an error that trying again does not change."""
         return re.search(r"^(RecipeError|UsageError|DataError): ", self.said, re.MULTILINE) is not None
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether it ended because it was asked to save and stop."""
+        return re.search(r"^Stopped: ", self.said, re.MULTILINE) is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the launch may not go on."""
+        return self.struck == "most"
 
     @property
     def has_ended(self) -> bool:
@@ -120,6 +147,11 @@ def next_actions(
     told = {host: one for host, one in seen.items() if one}
     begun = {host: told[host] for host in launch.at_work if host in told and told[host].has_begun}
     silent = [host for host in launch.at_work if host not in told]
+    unwatched = [host for host, one in told.items() if one.limits != launch.watched and not one.has_ended]
+    if launch.watched and unwatched:
+        return [Action("watch", host) for host in unwatched]
+    if any(one.is_over for one in told.values()):
+        return [Action("wait" if any(one.is_running for one in begun.values()) else "finish")]
     if not begun:
         return _before(launch, told, silent, lost)
     is_final = any(one.is_refused for one in told.values()) or (
@@ -128,7 +160,7 @@ def next_actions(
     running = [host for host, one in begun.items() if not one.has_ended]
     has_failed = any(one.has_ended and one.exit != 0 for one in begun.values())
     if running and has_failed:
-        may_save = is_final or launch.joining
+        may_save = is_final or launch.joining or any(one.was_asked for one in begun.values())
         return [Action("wait")] if may_save else [Action("end", host) for host in running]
     if running and is_still and any(host in lost for host in silent):
         return [Action("end", host) for host in running]  # its peers wait for it where they may wait for minutes
@@ -136,7 +168,8 @@ def next_actions(
         return [Action("wait")] if len(running) < len(begun) else _beside(launch, told)
     if is_final or not has_failed or launch.fruitless + 1 >= MOST_FRUITLESS:
         return [Action("finish")]
-    return [Action("again" if all(host in lost for host in silent) else "wait")]
+    is_left = all(host in lost for host in silent) and not all(one.goes for one in told.values())
+    return [Action("again" if is_left else "wait")]
 
 
 def _before(launch: Launch, told: Mapping[str, Seen], silent: Sequence[str], lost: Collection[str]) -> list[Action]:
@@ -155,7 +188,7 @@ def _beside(launch: Launch, told: Mapping[str, Seen]) -> list[Action]:
     """While all that has begun runs: machines that have not, because this program was killed in between, or because
     they have come back, are made ready and taken in.
     """
-    idle = {host: one for host, one in told.items() if not one.has_begun}
+    idle = {host: one for host, one in told.items() if not one.has_begun and not one.goes}
     if missing := [action for host, one in idle.items() for action in _missing(host, one)]:
         return missing
     if late := [host for host in idle if host in launch.at_work]:
@@ -171,11 +204,12 @@ def _missing(host: str, one: Seen) -> list[Action]:
 
 
 def next_attempt(launch: Launch, seen: Mapping[str, Seen | None], *, saved: int) -> Launch:
-    """To begin again, with the machines that answer and need not be made ready first; those that have the run lead.
+    """To begin again, with the machines that answer, stay, and need not be made ready first; those that have the run
+    lead.
 
     saved: the newest checkpoint's step
     """
-    told = {host: one for host in launch.hosts if (one := seen[host])}
+    told = {host: one for host in launch.hosts if (one := seen[host]) and not one.goes}
     ready = [host for host, one in told.items() if one.is_ready] or list(told)
     active = sorted(ready, key=lambda host: told[host].run is None)
     has_tried = any(one.has_begun for one in told.values()) and not launch.joining
@@ -195,6 +229,12 @@ def require_fit(seen: Mapping[str, Seen], *, need_bytes: int, now: float) -> Non
             raise _unfit(host, "no tmux", "tmux, in which training goes on without us", "sudo apt-get install tmux")
         if not one.has_dataset and one.free_bytes < need_bytes:
             raise _unfit(host, f"{one.free_bytes:,} bytes free", f"{need_bytes:,}", "delete something in ~/.eighteen")
+        if not one.can_power_off:
+            need, hint = (
+                "a shutdown that root, or sudo without a password, may do",
+                "leave out --power-off, or allow it",
+            )
+            raise _unfit(host, "no right to power off", need, hint)
         if abs(one.time_s - now) > CLOCKS_S:
             raise _unfit(
                 host, f"a clock {one.time_s - now:+,.0f} s off", "one that is right", "timedatectl set-ntp true"
@@ -217,13 +257,18 @@ def words_of(launch: Launch, host: str, ranks: int, *, is_there: bool = True) ->
     """
     first, number = hosts(launch.at_work[0])[0].name, launch.at_work.index(host)
     torchrun = ["-m", "torch.distributed.run", "--nnodes", f"{len(launch.at_work)}", "--node-rank", f"{number}"]
-    torchrun += ["--nproc-per-node", f"{ranks}", "--rdzv-backend", "static"]
+    torchrun += ["--nproc-per-node", f"{ranks}", "--rdzv-backend", "static", "--rdzv-conf", f"timeout={MEET_S}"]
     torchrun += ["--master-addr", first, "--master-port", f"{launch.port + (launch.attempt - 1) % NUM_PORTS}"]
     # relative: it means the same on each machine, wherever its home is
     data = launch.dataset if launch.is_url else f"../../datasets/{launch.dataset}"
-    copies = [url for flag, url in pairwise(launch.words) if flag == "--checkpoint-to"]
-    if launch.run and (is_there or copies):
-        going_on = ["--resume", f"{'runs' if is_there else copies[-1].rstrip('/')}/{launch.run}"]
+    if launch.run and (place := "runs" if is_there else copies_of(launch)):
+        going_on = ["--resume", f"{place}/{launch.run}"]
     else:
         going_on = ["--name", launch.name, *launch.words]
     return [*torchrun, "-m", "eighteen", "train", data, *going_on]
+
+
+def copies_of(launch: Launch) -> str | None:
+    """Where the copies of its checkpoints are, if it makes any."""
+    urls = [url for flag, url in pairwise(launch.words) if flag == "--checkpoint-to"]
+    return urls[-1].rstrip("/") if urls else None

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 from eighteen.base import errors
-from eighteen.base.errors import DataError, MachineError, Stopped, UsageError
+from eighteen.base.errors import BudgetSpent, DataError, MachineError, Stopped, UsageError
 from eighteen.base.events import OnEvent
 from eighteen.base.files import write_atomic
 from eighteen.base.rundir import RunDir, check_name, stamp
 from eighteen.cloud import driver, parcel
 from eighteen.cloud.hosts import hosts
 from eighteen.cloud.launch import STAYS, Launch, Seen, words_of
+from eighteen.cloud.limits import Limits, described
 from eighteen.data import dataset as datasets
 from eighteen.data.places import absolute, is_url
 
@@ -27,12 +29,22 @@ Say = Callable[[str], object]
 
 
 def wanted(
-    data: str, *, machines: str, python: str, ranks: int, words: Sequence[str], recipe: Path | None, name: str | None
+    data: str,
+    *,
+    machines: str,
+    python: str,
+    ranks: int,
+    words: Sequence[str],
+    recipe: Path | None,
+    name: str | None,
+    limits: Limits | None = None,
+    power_off: bool = False,
 ) -> tuple[Launch, Path | None]:
     """What is asked for, as a launch, and the dataset here, if it is here.
 
     data: a dataset here, which is sent to each machine, or a URL      machines: see ``hosts``
     ranks: on each machine; 0: one a GPU      words: of ``eighteen train``      recipe: a file that is sent along
+    limits: see ``limits.limits``      power_off: whether the machines do, where one strikes
     """
     absolute(data, flag="launch")
     named = [str(one) + (f":{one.port}" if one.port else "") for one in hosts(machines)]
@@ -41,9 +53,8 @@ def wanted(
     called = name or re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-")
     check_name(called)
     all_words = [*words, "--recipe", "recipe.toml"] if recipe else [*words]
-    return Launch(
-        called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0]
-    ), local and local.path
+    launch = Launch(called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0])
+    return replace(launch, limits=limits or {}, power_off=power_off), local and local.path
 
 
 def prepared(
@@ -58,13 +69,15 @@ def prepared(
         has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
         if earlier and is_open and has_recipe and _asked(earlier) == _asked(launch):
             again = replace(earlier, code=launch.code, environment=launch.environment, fruitless=0)
+            if launch.limits:  # they may be other ones; but none of them is lost by leaving them out
+                again = replace(again, limits=launch.limits, power_off=launch.power_off)
             driver.keep(run, again)
             return run, again, local
     run = RunDir(runs_dir / f"{launch.name}-{stamp()}")
     if run.path.exists():
         raise UsageError(f"launch {launch.name}", got=f"{run.path} already", need="a new name", hint="--name another")
     port = random.Random(run.path.name).choice(PORTS)
-    launch = replace(launch, name=re.sub(r"[^\w-]", "-", run.path.name), port=port)
+    launch = replace(launch, name=re.sub(r"[^\w-]", "-", run.path.name), port=port, began=time.time())
     driver.keep(run, launch)
     if recipe is not None:
         write_atomic(run.path / "launch" / "recipe.toml", recipe.read_text("utf-8"))
@@ -78,7 +91,7 @@ def _text(path: Path | None) -> str | None:
 def _asked(launch: Launch) -> Launch:
     """What makes two launches the same."""
     progress = {field.name: field.default for field in fields(Launch) if field.default is not MISSING}
-    return replace(launch, name="", port=0, code="", environment="", hosts=list(launch.hosts), **progress)
+    return replace(launch, name="", port=0, code="", environment="", hosts=list(launch.hosts), limits={}, **progress)
 
 
 def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say) -> None:
@@ -99,6 +112,9 @@ def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEve
     if reason in ("done", "patience", "until"):
         return
     tried, hint = f"train {run.path.name}", "the same command goes on"
+    if any(one and one.is_over for one in seen.values()):
+        got, need = "the limit of --max-hours or --max-cost", "an end before it"
+        raise BudgetSpent(tried, got=got, need=need, hint="the same command with a higher limit goes on")
     if reason == "stopped":
         raise Stopped(tried, got="a request to stop", need="to go on, later", hint=hint)
     kind, got = ENDED.get(reason or "", MachineError), reason if reason in STAYS else _why(seen)
@@ -133,4 +149,6 @@ def shown(launch: Launch) -> list[str]:
         words = words_of(launch, host, launch.ranks or 1)
         lines.append(f"{' '.join(remote.login())} # then, in ~/.eighteen/launches/{launch.name}, in tmux:")
         lines.append(f"  {launch.python} {' '.join(words)}")
+    if launch.limits:
+        lines.append(described(launch.limits, began=launch.began, power_off=launch.power_off))
     return lines

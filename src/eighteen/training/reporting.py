@@ -55,6 +55,7 @@ class Outcome(NamedTuple):
     save: float
     revise: float
     spent: float
+    taken: float
 
 
 class Scores(NamedTuple):
@@ -73,6 +74,7 @@ class Reporter:
     is_supervised: whoever started this rank tells of a lost peer, and may go on
     diverged_at: the step that made MAX_STREAK in a row that changed no weight
     is_best: whether this step's evaluation is the best so far
+    is_taken: whether this machine's cloud has said that it will take it back
     stop_agreed, save_agreed, revision_agreed, is_spent: what some rank asked for, or found, and all now know
     """
 
@@ -100,6 +102,7 @@ class Reporter:
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
         self.stop_agreed = self.save_agreed = self.revision_agreed = self.is_spent = False
+        self._num_taken = 0  # machines, as far as all ranks know
         num_samples = {name: split.num_samples for name, split in this.data.splits.items()}
         self.tolerance = loader.on_bad = Tolerance(this.run.bad, num_samples, this.recipe.data, self._tell_bad)
 
@@ -182,6 +185,10 @@ class Reporter:
         minutes = (time.monotonic() - self._saved_at) / 60
         is_time = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
         return stop or self._stop_asked, save or is_time
+
+    @property
+    def is_taken(self) -> bool:
+        return self._requests is not None and self._requests.machine_goes
 
     def stepped(self, step: Step, outcome: Tensor) -> None:
         """Count a finished step; its outcome is read when the next one is done."""
@@ -314,6 +321,7 @@ class Reporter:
         self.save_agreed = self.save_agreed or outcome.save > 0
         self.revision_agreed = self.revision_agreed or outcome.revise > 0
         self.is_spent = self.is_spent or outcome.spent > 0
+        self._num_taken = max(self._num_taken, round(outcome.taken))
         self._cost_done += _cost(step)
         self._interval.add(step.batch, None if outcome.skipped else outcome.loss)
         self._streak = self._streak + 1 if outcome.skipped else 0
@@ -387,6 +395,7 @@ class Reporter:
 
     def _end(self, reason: str, exit_code: int) -> None:
         facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code}
+        facts["num_taken"] = self._num_taken
         facts |= self._last._asdict()
         facts["best_top1"] = self._state.best_top1
         facts["clock_s"] = self._state.clock.seconds
@@ -430,7 +439,7 @@ class _Reader:
         self._pending: tuple[Step, Tensor, torch.cuda.Event | None] | None = None
 
     def push(self, step: Step, outcome: Tensor) -> tuple[Step, Outcome] | None:
-        """Hand in this step's [8] outcome; get back the one before it."""
+        """Hand in this step's [9] outcome; get back the one before it."""
         done = None
         if self._on_gpu:
             outcome = outcome.to("cpu", non_blocking=True)  # into pinned memory
