@@ -18,7 +18,7 @@ import eighteen
 from eighteen.base import rundir
 from eighteen.training import checkpoint
 
-EPOCHS = 60
+EPOCHS = 40
 MORE = ["phases.0.batch=16", "train.exact=true", "train.virtual_workers=2", "eval.every=40"]
 SLOW = Path(__file__).with_name("slow.py")
 TIMES = 3
@@ -75,12 +75,11 @@ def test_a_loss_costs_nothing_but_time(lose, bring_back, name, lab, hosts, packe
             resume = launched.events("resume", lost)[0]
             assert resume["step"] >= saved
             print(f"{lose.__name__} {name}: noticed after {noticed - lost:.1f} s, trains after {goes_on - lost:.1f} s")
-            assert goes_on - noticed < 60
             if bring_back:
                 returned = time.time()
                 bring_back(hosts[name])
                 full = step_after(launched, launched.wait_for("attempt ", returned))
-                print(f"  back at full size {full - returned:.1f} s after its return began")
+                print(f"  back, it trains with the other after {full - returned:.1f} s")
             assert launched.events("start")[-1]["world"] == 2
         for host in hosts.values():
             host.ssh("rm /tmp/slow")
