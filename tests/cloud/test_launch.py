@@ -98,6 +98,20 @@ def test_machines_are_left_out_and_taken_in(launch, seen, reason, lost, expected
 
 
 @pytest.mark.parametrize(
+    ("seen", "lost", "is_still", "expected"),
+    [
+        ([TRAINS, None], "b", True, ["end a"]),  # its peer waits for it, and may do so for minutes
+        ([TRAINS, None], "b", False, ["wait "]),
+        ([TRAINS, None], "", True, ["wait "]),  # it may be back at once
+        ([TRAINS, TRAINS], "", True, ["wait "]),  # it evaluates
+    ],
+)
+def test_a_machine_is_lost_when_it_is_silent_and_the_run_as_well(seen, lost, is_still, expected):
+    found = next_actions(WANTED, dict(zip(WANTED.hosts, seen, strict=True)), reason=None, lost=lost, is_still=is_still)
+    assert [f"{one.verb} {one.host}" for one in found] == expected
+
+
+@pytest.mark.parametrize(
     ("seen", "active"),
     [
         ([FAILED, None, FAILED], ["a", "c"]),

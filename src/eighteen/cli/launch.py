@@ -207,6 +207,6 @@ def down(run: Path) -> None:
     from eighteen.cloud import driver, launcher
 
     folder, wanted = launcher.opened(run)
+    driver.keep_end(folder, "down")  # first, as whoever follows it would begin again
     for host, why in driver.on_all(wanted, "forget").items():
         print(f"{host}: {why or 'nothing is left'}")
-    (folder.path / "launch" / "ended.json").write_text('{"v": 1, "reason": "down"}\n')

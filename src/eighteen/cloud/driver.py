@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from eighteen.base.errors import MachineError
+from eighteen.base.errors import MachineError, Stopped
 from eighteen.base.events import OnEvent, last
 from eighteen.base.files import write_json
 from eighteen.base.rundir import RunDir
@@ -37,6 +37,7 @@ from eighteen.data.shards import sha256_of
 
 POLL_S = 2.0
 LOST_S = 10.0  # that a machine may be silent for, before those that are left begin again without it
+STILL_S = 40.0  # that a run may tell of nothing while a machine is silent, or as long as it has before
 SILENT_S = 60.0  # that all may be, or one that the first attempt waits for, before the launch gives up
 MARGIN_BYTES = 2**31  # for packages and checkpoints, beside the dataset
 
@@ -64,6 +65,7 @@ class Driver:
         self._remotes = remotes(launch)
         self._silent_since: dict[str, float] = {}
         self._ranks, self._is_fit = launch.ranks, False
+        self._told_s, self._longest_s = time.monotonic(), 0.0  # when the run last told of something; without a word
         self._busy: dict[str, Future[None]] = {}
         self._unfit: set[str] = set()
         self._has_asked = False  # for the sake of those that join
@@ -77,7 +79,9 @@ class Driver:
                 self._require_done()  # before the look, which then shows what they did
                 seen = self._look()
                 self._require_heard(seen)
-                actions = next_actions(self.launch, seen, reason=self._reason(), lost=self._silent_for(LOST_S))
+                self._require_open()
+                lost, is_still = self._silent_for(LOST_S), self._is_still()
+                actions = next_actions(self.launch, seen, reason=self._reason(), lost=lost, is_still=is_still)
                 match actions[0].verb:
                     case "finish":
                         return seen
@@ -131,11 +135,16 @@ class Driver:
         """Take the events that the machine tells which writes them."""
         if not first.events:
             return
+        now = time.monotonic()
+        self._told_s, self._longest_s = now, max(self._longest_s, now - self._told_s)
         with self._run.events.open("ab") as file:
             file.write(first.events.encode())
         for line in first.events.splitlines():
             if self._on_event:
                 self._on_event(json.loads(line))
+
+    def _is_still(self) -> bool:
+        return time.monotonic() - self._told_s > max(STILL_S, self._longest_s)
 
     def _silent_for(self, seconds: float) -> set[str]:
         now = time.monotonic()
@@ -149,6 +158,11 @@ class Driver:
             host = min(silent)
             need, hint = "an answer", f"eighteen down {self._run.path}, or the same command when {host} is back"
             raise MachineError(f"reach {host}", got=f"nothing for {SILENT_S:g} s", need=need, hint=hint)
+
+    def _require_open(self) -> None:
+        if (self._run.path / "launch" / "ended.json").exists():
+            need, hint = "a launch that goes on", "the same command begins a new one"
+            raise Stopped(f"follow {self._run.path}", got="eighteen down meanwhile", need=need, hint=hint)
 
     def _require_done(self) -> None:
         """Raise what failed of that which was begun; a machine that was to join and cannot is left out."""
@@ -214,6 +228,8 @@ class Driver:
                 )
         remote.ask("begin", facts | {"words": words_of(launch, host, self._ranks, is_there=is_there)})
         self._say(f"{host}: training; {' '.join(remote.look_on(launch.name))}")
+        if host == launch.at_work[0]:
+            self._say(f"{host}: TensorBoard at http://127.0.0.1:6006; {' '.join(remote.look_at_board(launch.name))}")
 
     def _send_dataset(self, host: str) -> None:
         """What the machine lacks of it; dataset.json comes last, so that what was cut off is no dataset."""
@@ -228,6 +244,7 @@ class Driver:
     def _again(self, seen: Mapping[str, Seen | None]) -> None:
         self._keep(next_attempt(self.launch, seen, saved=self._saved_step()))
         self._has_asked = False
+        self._told_s, self._longest_s = time.monotonic(), 0.0
         self._say(f"attempt {self.launch.attempt}, on {' and '.join(self.launch.at_work)}")
 
     def _keep(self, launch: Launch) -> None:
@@ -293,6 +310,11 @@ def keep(run: RunDir, launch: Launch) -> None:
     folder = run.path / "launch"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "launch.json", {"v": 1, **asdict(launch)})
+
+
+def keep_end(run: RunDir, reason: str | None) -> None:
+    """Nothing is left to be done for this launch."""
+    write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
 
 
 def known(run: RunDir) -> Launch | None:

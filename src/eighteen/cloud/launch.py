@@ -136,12 +136,18 @@ class Action(NamedTuple):
 
 
 def next_actions(
-    launch: Launch, seen: Mapping[str, Seen | None], *, reason: str | None, lost: Collection[str] = ()
+    launch: Launch,
+    seen: Mapping[str, Seen | None],
+    *,
+    reason: str | None,
+    lost: Collection[str] = (),
+    is_still: bool = False,
 ) -> list[Action]:
     """What to do now, at once on all machines that are named.
 
     seen: None for a machine that is silent      reason: of the run's end, if it has told of one
     lost: machines that have been silent for so long that those that are left go on without them
+    is_still: whether the run has told of nothing for long
     """
     told = {host: one for host, one in seen.items() if one}
     begun = {host: told[host] for host in launch.at_work if host in told and told[host].has_begun}
@@ -161,6 +167,8 @@ def next_actions(
     if running and has_failed:
         may_save = is_final or launch.joining or any(one.was_asked for one in begun.values())
         return [Action("wait")] if may_save else [Action("end", host) for host in running]
+    if running and is_still and any(host in lost for host in silent):
+        return [Action("end", host) for host in running]  # its peers wait for it where they may wait for minutes
     if running:  # a machine that is silent may well train: its peers notice if it does not
         return [Action("wait")] if len(running) < len(begun) else _beside(launch, told)
     if is_final or not has_failed or launch.fruitless + 1 >= MOST_FRUITLESS:

@@ -13,7 +13,7 @@ from typing import Any
 from eighteen.base import errors
 from eighteen.base.errors import BudgetSpent, DataError, MachineError, Stopped, UsageError
 from eighteen.base.events import OnEvent
-from eighteen.base.files import write_atomic, write_json
+from eighteen.base.files import write_atomic
 from eighteen.base.rundir import RunDir, check_name, stamp
 from eighteen.cloud import driver, parcel, probing
 from eighteen.cloud.hosts import hosts
@@ -115,7 +115,7 @@ def follow(
     is_refused = any(one and one.is_refused for one in seen.values())
     is_whole = len(does.launch.at_work) == len(launch.hosts)  # fewer may be refused what all are not
     if reason != "stopped" and (reason in STAYS or (is_refused and is_whole)):
-        write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
+        driver.keep_end(run, reason)
     else:
         driver.keep(run, replace(does.launch, attempt=does.launch.attempt + 1, active=(), joining=()))
     if reason in ("done", "patience", "until"):

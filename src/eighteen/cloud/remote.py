@@ -122,6 +122,11 @@ class Remote:
         """What a person types to look on."""
         return [*self._short()[:-1], str(self.host), "-t", "tmux", "attach", "-t", session]
 
+    def look_at_board(self, session: str) -> list[str]:
+        """What a person types to see TensorBoard, at port 6006 here, until Ctrl-C."""
+        forward = ["-L", "127.0.0.1:6006:127.0.0.1:6006"]
+        return [*self._short()[:-1], *forward, str(self.host), "-t", f".eighteen/launches/{session}/tensorboard"]
+
     @contextmanager
     def _open(
         self,
