@@ -1,4 +1,4 @@
-"""Training on several machines that one has already: begun, looked at, ended."""
+"""Training on several machines that one has already, or that Slurm gives: begun, looked at, ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError
+from eighteen.base.rundir import RunDir
 from eighteen.cli.app import Changes, app, console
 
 
@@ -16,7 +17,11 @@ from eighteen.cli.app import Changes, app, console
 def launch(
     data: str,
     *,
-    hosts: str,
+    hosts: str | None = None,
+    slurm: str | None = None,
+    machines: int | None = None,
+    hours: float | None = None,
+    sbatch: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
     python: str = "python3",
     gpus: int | None = None,
     procs: int | None = None,
@@ -35,16 +40,23 @@ def launch(
     new: Annotated[bool, Parameter(negative="")] = False,
     print_: Annotated[bool, Parameter(name="--print", negative="")] = False,
 ) -> None:
-    """Train on several machines that one reaches by ssh: the program and the dataset are sent, and the run comes back.
+    """Train on several machines: by ssh, to which the program and the dataset are sent, and from where the run comes
+    back; or by Slurm, whose machines share a disk with this one.
 
     The same command again goes on with its launch, if this program was stopped or killed meanwhile; training goes on
     without it.
 
     Args:
-        data: A packed dataset, which is sent to each machine; or its URL, from where each gets it.
+        data: A packed dataset, which is sent to each machine, or which all of Slurm's see; or its URL, from where each
+            gets it.
         hosts: Machines, e.g. node1,user@node2:2222, or a file with one a line. Ranks meet at the first.
+        slurm: A partition of the cluster, or "default" for the one that it takes by itself.
+        machines: How many of Slurm's machines; 1 if left out.
+        hours: Slurm's time limit, after which the job is saved and goes back into the queue; if left out a quarter of
+            an hour more than --time, or else the partition's.
+        sbatch: An option of sbatch, e.g. account=vision or cpus-per-task=8. May be repeated.
         python: Of the machines, 3.11 or newer.
-        gpus: Ranks on each machine, one a GPU; all its GPUs if left out.
+        gpus: Ranks on each machine, one a GPU; all its GPUs if left out, but with --slurm one rank.
         procs: Ranks on each machine, as CPU processes.
         recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machines.
         model: A timm name, or package.module:function.
@@ -62,9 +74,16 @@ def launch(
         print_: Show what would be sent and done, and do nothing.
     """
     from eighteen.base import recipe as recipes
-    from eighteen.cloud import launcher
+    from eighteen.cloud import cluster, launcher
     from eighteen.results.terminal import Display
 
+    _require_one_way({"--hosts": hosts, "--slurm": slurm})
+    theirs = {"--machines": machines, "--hours": hours, "--sbatch": sbatch or None}
+    for flag in [flag for flag, value in theirs.items() if hosts and value is not None]:
+        raise UsageError("launch --hosts", got=flag, need="it with --slurm only", hint=f"leave out {flag}")
+    if slurm and python != "python3":
+        got, need = "--python", "this program's own Python, which the machines see"
+        raise UsageError("launch --slurm", got=got, need=need, hint="leave out --python")
     if gpus is not None and procs is not None:
         need, hint = "one of them", "--gpus for GPUs, --procs for CPU processes"
         raise UsageError("launch", got="both --gpus and --procs", need=need, hint=hint)
@@ -81,21 +100,49 @@ def launch(
     given |= {} if file else {"--recipe": recipe}
     words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     words += [word for change in set_ for word in ("--set", change)]
-    asked = {"machines": hosts, "python": python, "ranks": ranks or 0, "words": words, "recipe": file, "name": name}
-    if print_:
-        print("\n".join(launcher.shown(launcher.wanted(data, **asked)[0])))
-        return
-    run, wanted, local = launcher.prepared(data, **asked, runs_dir=runs_dir, new=new)
+    if slurm is not None:
+        job = cluster.wanted(
+            data,
+            partition=slurm,
+            machines=1 if machines is None else machines,
+            gpus=gpus,
+            procs=procs,
+            words=words,
+            recipe=file,
+            name=name,
+            hours=hours,
+            time_=time,
+            sbatch=sbatch,
+        )
+        if print_:
+            print("\n".join(cluster.shown(job, runs_dir)))
+            return
+        run, job = cluster.prepared(job, recipe=file, runs_dir=runs_dir, new=new)
+        follow = partial(cluster.follow, run, job)
+    else:
+        asked = {"machines": hosts, "python": python, "ranks": ranks or 0, "words": words, "recipe": file, "name": name}
+        if print_:
+            print("\n".join(launcher.shown(launcher.wanted(data, **asked)[0])))
+            return
+        run, wanted, local = launcher.prepared(data, **asked, runs_dir=runs_dir, new=new)
+        follow = partial(launcher.follow, run, wanted, local)
     screen = console(stderr=True)
     say = partial(screen.print, markup=False, highlight=False, soft_wrap=True)
     say(f"launch {run.path}")
     try:
         with Display(screen) as display:
-            launcher.follow(run, wanted, local, on_event=display, say=say)
+            follow(on_event=display, say=say)
     except KeyboardInterrupt:
         say(f"training goes on; the same command follows it again, eighteen stop {run.path} ends it")
         raise
     print(run.path)
+
+
+def _require_one_way(ways: dict[str, str | None]) -> None:
+    given = [flag for flag, value in ways.items() if value is not None]
+    if len(given) != 1:
+        need, hint = f"one of {', '.join(ways)}", "--hosts node1,node2, or --slurm default --machines 2"
+        raise UsageError("launch", got=" and ".join(given) or "no machines", need=need, hint=hint)
 
 
 @app.command
@@ -105,8 +152,11 @@ def status(run: Path) -> None:
     Args:
         run: A run that eighteen launch began.
     """
-    from eighteen.cloud import driver, launcher
+    from eighteen.cloud import cluster, driver, launcher
 
+    if job := cluster.known(RunDir(run)):
+        print(cluster.state(RunDir(run), job))
+        return
     folder, wanted = launcher.opened(run)
     for host, seen in driver.look(wanted).items():
         if seen is None:
@@ -124,10 +174,13 @@ def logs(run: Path, *, host: str | None = None) -> None:
 
     Args:
         run: A run that eighteen launch began.
-        host: Of this machine only.
+        host: Of this machine only. A job of Slurm has one log for all.
     """
-    from eighteen.cloud import driver, launcher
+    from eighteen.cloud import cluster, driver, launcher
 
+    if cluster.known(RunDir(run)):
+        print(cluster.log(RunDir(run)))
+        return
     _, wanted = launcher.opened(run)
     there = driver.remotes(wanted)
     if host is not None and host not in there:
@@ -146,8 +199,11 @@ def down(run: Path) -> None:
     Args:
         run: A run that eighteen launch began.
     """
-    from eighteen.cloud import driver, launcher
+    from eighteen.cloud import cluster, driver, launcher
 
+    if job := cluster.known(RunDir(run)):
+        print(cluster.down(RunDir(run), job))
+        return
     folder, wanted = launcher.opened(run)
     for host, why in driver.on_all(wanted, "forget").items():
         print(f"{host}: {why or 'nothing is left'}")
