@@ -195,14 +195,11 @@ def log(run: RunDir) -> str:
     return (_text(run.path / "launch" / LOG) or "")[-4000:]
 
 
-def shown(job: Job, run: Path) -> list[str]:
+def shown(job: Job, runs_dir: Path) -> list[str]:
     """The script and the command that would be done, for whoever wants to see it first."""
-    return [
-        f"# {run / 'launch' / SCRIPT}",
-        script(job, str(run.absolute())),
-        f"cd {run / 'launch'}",
-        shlex.join(SUBMIT),
-    ]
+    run = runs_dir / f"{job.name}-{stamp()}"
+    words = script(replace(job, name=run.name), str(run.absolute()))
+    return [f"# {run / 'launch' / SCRIPT}", words, f"cd {shlex.quote(str(run / 'launch'))}", shlex.join(SUBMIT)]
 
 
 def keep(run: RunDir, job: Job) -> None:
