@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, UsageError
 from eighteen.cloud import driver, launcher
 from eighteen.cloud.hosts import Host, hosts
-from eighteen.cloud.launch import Action, Launch, Seen, next_actions, require_fit, words_of
+from eighteen.cloud.launch import Action, Launch, Seen, next_actions, next_attempt, require_fit, words_of
 from eighteen.training import checkpoint
 
 HOSTS = "localhost,127.0.0.1"
@@ -61,8 +63,69 @@ def test_what_is_done_next_follows_from_what_is_seen(seen, reason, expected):
     assert [f"{one.verb} {one.host}" for one in found] == expected
 
 
+ALL_THREE = replace(WANTED, hosts=["a", "b", "c"], attempt=2, run="photos-1-then")
+IDLE = replace(READY, run="photos-1-then")
+
+
+@pytest.mark.parametrize(
+    ("launch", "seen", "reason", "lost", "expected"),
+    [
+        (WANTED, [FAILED, None], None, "b", ["again "]),  # its peer noticed, and begins without it
+        (WANTED, [None, FAILED], None, "a", ["again "]),
+        (WANTED, [FAILED, None], None, "", ["wait "]),  # it may be back at once
+        (WANTED, [TRAINS, None], None, "b", ["wait "]),  # only we do not hear it
+        (WANTED, [TRAINS, NEW], None, "", ["send_code b"]),  # it was started again with nothing on it
+        (WANTED, [FAILED, NEW], None, "", ["again "]),
+        (replace(WANTED, attempt=2), [READY, None], None, "b", ["again "]),  # lost before it began
+        (replace(WANTED, attempt=2), [None, None], None, "ab", ["wait "]),
+        (replace(ALL_THREE, active=["b"]), [NEW, TRAINS, READY], None, "", ["send_code a"]),
+        (replace(ALL_THREE, active=["b"]), [READY, TRAINS, READY], None, "", ["take_in a", "take_in c"]),
+        (replace(ALL_THREE, active=["b"]), [READY, TRAINS, None], None, "c", ["take_in a"]),
+        (replace(ALL_THREE, active=["b"], joining=["a"]), [READY, TRAINS, READY], None, "", ["wait "]),
+        (replace(ALL_THREE, active=["b", "c"], joining=["a"]), [READY, TRAINS, FAILED], "stopped", "", ["wait "]),
+        (replace(ALL_THREE, active=["b", "c"], joining=["a"]), [READY, FAILED, FAILED], "stopped", "", ["again "]),
+        (replace(ALL_THREE, active=["b"], joining=["a"]), [READY, DONE, READY], "done", "", ["finish "]),
+        (ALL_THREE, [READY, IDLE, IDLE], None, "", ["again "]),  # who leads has to have the run
+        (replace(ALL_THREE, active=["b", "c", "a"]), [READY, IDLE, IDLE], None, "", ["begin b", "begin c", "begin a"]),
+    ],
+)
+def test_machines_are_left_out_and_taken_in(launch, seen, reason, lost, expected):
+    found = next_actions(launch, dict(zip(launch.hosts, seen, strict=True)), reason=reason, lost=lost)
+    assert [f"{one.verb} {one.host}" for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "active"),
+    [
+        ([FAILED, None, FAILED], ["a", "c"]),
+        ([NEW, FAILED, FAILED], ["b", "c"]),  # it is made ready while they train
+        ([NEW, NEW, None], ["a", "b"]),
+        ([READY, replace(FAILED, run="photos-1-then"), None], ["b", "a"]),
+    ],
+)
+def test_the_next_attempt_is_that_of_the_machines_that_are_ready(seen, active):
+    found = next_attempt(ALL_THREE, dict(zip("abc", seen, strict=True)), saved=0)
+    assert [found.active, found.attempt, found.joining] == [active, 3, ()]
+    assert words_of(found, active[1], 2)[2:6] == ["--nnodes", "2", "--node-rank", "1"]
+
+
+def test_attempts_that_bring_no_checkpoint_are_counted():
+    seen = dict(zip("abc", [FAILED] * 3, strict=True))
+    counted = [next_attempt(replace(ALL_THREE, fruitless=2, saved=5), seen, saved=saved) for saved in (5, 6)]
+    assert [(one.fruitless, one.saved) for one in counted] == [(3, 5), (0, 6)]
+    joining = replace(ALL_THREE, fruitless=2, saved=5, joining=["c"])
+    assert next_attempt(joining, seen, saved=5).fruitless == 2
+
+
+def test_a_run_goes_on_where_it_lies_or_from_its_copy():
+    again = replace(ALL_THREE, words=["--epochs", "1", "--checkpoint-to", "s3://bucket/runs/"])
+    assert words_of(again, "a", 1)[-2:] == ["--resume", "runs/photos-1-then"]
+    assert words_of(again, "a", 1, is_there=False)[-2:] == ["--resume", "s3://bucket/runs/photos-1-then"]
+    assert words_of(ALL_THREE, "a", 1, is_there=False)[-2:] == ["--epochs", "1"]  # from its beginning
+
+
 def test_not_for_ever():
-    last = replace(WANTED, attempt=4)
+    last = replace(WANTED, attempt=9, fruitless=3)
     assert next_actions(last, {"a": FAILED, "b": FAILED}, reason=None) == [Action("finish")]
 
 
@@ -82,11 +145,11 @@ def test_a_machine_that_cannot_is_named_before_anything_is_sent(one, said):
 
 
 def test_each_attempt_meets_at_a_port_of_its_own():
-    first, second = (words_of(replace(WANTED, attempt=number), "b", 2, "a") for number in (1, 2))
+    first, second = (words_of(replace(WANTED, attempt=number), "b", 2) for number in (1, 2))
     assert first[first.index("--master-port") + 1] == "20000"
     assert second[second.index("--master-port") + 1] == "20001"
     assert first[first.index("--node-rank") + 1] == "1"
-    assert first[-6:] == ["train", "~/.eighteen/datasets/photos-d.e18", "--name", "photos-1", "--epochs", "1"]
+    assert first[-6:] == ["train", "../../datasets/photos-d.e18", "--name", "photos-1", "--epochs", "1"]
 
 
 def test_hosts_are_names_and_nothing_else(tmp_path):
@@ -170,6 +233,43 @@ def test_a_launch_goes_on_after_a_kill_and_after_a_stop(packed, machines, tmp_pa
     assert [one["event"] for one in events.read(path / "events.jsonl")].count("resume") == 1
     assert cli.main(["down", str(path)]) == 0
     assert [*(tmp_path / "runs").iterdir()] == [path]
+
+
+@pytest.mark.parametrize("lost", ["localhost", pytest.param("127.0.0.1", marks=pytest.mark.soak_cloud)])
+def test_a_lost_machine_is_left_out_and_taken_in_when_it_is_back(packed, machines, tmp_path, lost):
+    """Without power, and back with nothing on its disk: the bits are those of a run that nothing happened to."""
+    exact = ["--epochs", "40", "--set", "train.exact=true", "--set", "train.virtual_workers=2"]
+    exact += ["--set", "train.checkpoint_minutes=0.02"]
+    command = [sys.executable, "-m", "eighteen", *begun(packed, *exact)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(process, "  checkpoint ")
+    power_off(machines / lost)
+    (left,) = {*HOSTS.split(",")} - {lost}
+    wait_for(process, f"attempt 2, on {left}")
+    wait_for(process, "  step ")
+    (machines / lost).mkdir()
+    wait_for(process, f"stopping to go on with {lost}")
+    wait_for(process, "  resume ")
+    process.communicate()
+    assert process.returncode == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    told = [*events.read(path / "events.jsonl")]
+    assert [one["world"] for one in told if one["event"] == "start"] == [2, 1, 2]
+    changes = [word for word in [*SMALL[2:], *exact[2:]] if word != "--set"]
+    alone = eighteen.train(packed, recipe="demo", epochs=40, procs=2, changes=changes, runs_dir=tmp_path / "alone")
+    ours, theirs = checkpoint.newest(rundir.open(path)), checkpoint.newest(rundir.open(alone.run))
+    for name, weight in ours.tensors("model").items():
+        assert weight.equal(theirs.tensors("model")[name])
+
+
+def power_off(home):
+    """All that runs there ends at once, and the disk is gone."""
+    mark = f"TMUX_TMPDIR={home}".encode()
+    for place in Path("/proc").iterdir():
+        with suppress(OSError):
+            if place.name.isdigit() and mark in (place / "environ").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def wait_for(process, text):

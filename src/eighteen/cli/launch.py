@@ -165,7 +165,7 @@ def status(run: Path) -> None:
         state = "training" if seen.is_running else "not begun" if not seen.has_begun else f"ended with {seen.exit}"
         free = f"{seen.free_bytes / 1e9:,.0f} GB free"
         print(f"{host}: {state}, Python {seen.python}, {seen.gpus} GPUs, {free}")
-    print(f"attempt {wanted.attempt}; {folder.path}")
+    print(f"attempt {wanted.attempt}, on {', '.join(wanted.at_work)}; {folder.path}")
 
 
 @app.command

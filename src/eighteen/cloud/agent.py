@@ -103,9 +103,9 @@ def begin(asked):
     launch.mkdir(parents=True, exist_ok=True)
     if (launch / f"begun-{attempt}").exists():
         return {}
+    end({**asked, "gently": False})  # what an attempt before has left, on a machine that was cut off
     program = HOME / "code" / asked["code"]
     words = [_python(asked) or sys.executable, *asked["words"]]
-    words = [word.replace("~/.eighteen", str(HOME), 1) if word.startswith("~/.eighteen") else word for word in words]
     lines = [
         "#!/bin/sh",
         f"cd {shlex.quote(str(launch))}",
@@ -149,6 +149,14 @@ def log(asked):
     return {"said": _tail(_launch(asked) / "out.log")}
 
 
+def has_told(asked):
+    """Whether the newest run's events begin with these bytes."""
+    runs = _runs(_launch(asked))
+    path = runs[-1] / "events.jsonl" if runs else None
+    told = path.read_bytes()[: asked["num_bytes"]] if path and path.exists() else b""
+    return {"has": hashlib.sha256(told).hexdigest() == asked["sha256"]}
+
+
 def give(asked):
     """The run's folder, as a tar stream to standard output; the first machine has it."""
     runs = _runs(_launch(asked))
@@ -181,8 +189,8 @@ def _python(asked):
 def _events(launch, start):
     """The newest run's name, and what its events tell from a byte on, to the last whole line."""
     runs = _runs(launch)
-    if not runs:
-        return None, ""
+    if not runs or not (runs[-1] / "events.jsonl").exists():
+        return runs[-1].name if runs else None, ""
     with (runs[-1] / "events.jsonl").open("rb") as file:
         file.seek(start)
         told = file.read(2**20)
@@ -190,8 +198,8 @@ def _events(launch, start):
 
 
 def _runs(launch):
-    """Those that have told of something, the oldest first."""
-    return sorted(path.parent for path in (launch / "runs").glob("*/events.jsonl"))
+    """The oldest first; also on a machine that does not write their events."""
+    return sorted(path.parent for path in (launch / "runs").glob("*/recipe.toml"))
 
 
 def _processes(asked):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,9 @@ def prepared(
         is_open = not path.with_name("ended.json").exists()
         has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
         if earlier and is_open and has_recipe and _asked(earlier) == _asked(launch):
-            attempt = earlier.attempt + _was_stopped(run)
-            again = replace(earlier, code=launch.code, environment=launch.environment, attempt=attempt)
+            again = replace(earlier, code=launch.code, environment=launch.environment, fruitless=0)
+            if _was_stopped(run) and not earlier.joining:
+                again = replace(again, attempt=earlier.attempt + 1, active=())
             driver.keep(run, again)
             return run, again, local
     run = RunDir(runs_dir / f"{launch.name}-{stamp()}")
@@ -82,7 +83,8 @@ def _was_stopped(run: RunDir) -> bool:
 
 def _asked(launch: Launch) -> Launch:
     """What makes two launches the same."""
-    return replace(launch, name="", port=0, attempt=1, code="", environment="", hosts=list(launch.hosts))
+    progress = {field.name: field.default for field in fields(Launch) if field.default is not MISSING}
+    return replace(launch, name="", port=0, code="", environment="", hosts=list(launch.hosts), **progress)
 
 
 def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say) -> None:
@@ -129,10 +131,8 @@ def opened(path: Path) -> tuple[RunDir, Launch]:
 def shown(launch: Launch) -> list[str]:
     """Every command that would be done, for whoever wants to see it first."""
     lines = [f"program {launch.code}, {len(parcel.files())} files; packages {', '.join(parcel.requirements())}"]
-    ranks = launch.ranks or 1
     for host, remote in driver.remotes(launch).items():
-        meet = hosts(launch.hosts[0])[0].name
-        words = words_of(launch, host, ranks, meet)
+        words = words_of(launch, host, launch.ranks or 1)
         lines.append(f"{' '.join(remote.login())} # then, in ~/.eighteen/launches/{launch.name}, in tmux:")
         lines.append(f"  {launch.python} {' '.join(words)}")
     return lines

@@ -6,7 +6,6 @@ key is not known is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 from eighteen.base.errors import MachineError
 from eighteen.cloud.hosts import Host
+from eighteen.data.shards import sha256_of
 
 OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=10", "ServerAliveCountMax=3", "ForwardAgent=no")
 ANSWER_S = 60.0  # for what takes no time
@@ -49,7 +49,7 @@ class Remote:
 
     def send(self, verb: str, facts: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """Files by their names there, in this order, each verified there."""
-        sums = {name: _sha256(path) for name, path in files.items()}
+        sums = {name: sha256_of(path) for name, path in files.items()}
         with self._open(verb, {**facts, "sha256": sums}, stdin=subprocess.PIPE) as process:
             assert process.stdin
             with suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as tar:
@@ -120,8 +120,3 @@ class Remote:
 @cache
 def _agent() -> str:
     return (resources.files("eighteen.cloud") / "agent.py").read_text("utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,6 +28,7 @@ from eighteen.data.loader import TrainLoader
 from eighteen.data.tolerance import Tolerance
 from eighteen.training import checkpoint, dist
 from eighteen.training import snapshot as snapshots
+from eighteen.training.bringing import keeps
 from eighteen.training.comparison import Comparison
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.heartbeat import Heartbeat
@@ -82,6 +83,7 @@ class Reporter:
         self._this, self._state, self._loader, self._on_event = this, state, loader, on_event
         self._reader = _Reader(this.device)
         self._writer = Writer(self._saved)
+        self._keeps = keeps(this.run, this.world, this.device)
         self._unsaved: OSError | None = None
         self._best_before, self._stall_s = state.best_checkpoint, 0.0
         self._interval = _Interval()
@@ -236,7 +238,7 @@ class Reporter:
         return {**({} if cost is None else {"cost_usd": cost}), "energy_j": self._state.clock.joules}
 
     def save(self) -> None:
-        """Have a checkpoint written (the first rank does) while training goes on; it is told when it is there.
+        """Have a checkpoint written (one rank does for each disk) while training goes on; it is told when it is there.
 
         MachineError if a rank has other weights: they are not saved.
         """
@@ -249,7 +251,7 @@ class Reporter:
         self._writer.wait()
         self._best_before = self._state.best_checkpoint
         snapshot = snapshots.take(self._this, self._state, is_best=self.is_best)
-        if self._this.world.is_first:
+        if self._keeps:
             self._writer.start(snapshot.write)
         self._stall_s = time.monotonic() - began
         self._interval.paused_s += self._stall_s
