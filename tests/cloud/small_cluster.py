@@ -55,7 +55,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[None]:
-    """Slurm's commands, and ours, find it while the block lasts; TimeoutError, with what it said, if it cannot begin."""
+    """While the block lasts Slurm's commands find it. TimeoutError, with what it said, if it does not begin."""
     (folder / "state").mkdir()
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)

@@ -369,7 +369,7 @@ def test_a_run_goes_on_whatever_happens_to_its_job(packed, here, capsys):
 
     In the end the weights are those of two ranks that nobody disturbed, and there was one job.
     """
-    words = command(packed, "--machines", "2", "--procs", "1", "--epochs", "40")
+    words = command(packed, "--machines", "2", "--procs", "1", "--epochs", "60")
     killed = began(words)
     wait_for(killed, "  checkpoint ")
     killed.kill()
@@ -383,7 +383,15 @@ def test_a_run_goes_on_whatever_happens_to_its_job(packed, here, capsys):
     subprocess.run(["scontrol", "requeue", number], check=True)
     wait_for(follows, "  resume ")
     wait_for(follows, "  checkpoint ")
-    urgent = ["sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=true"]
+    urgent = [
+        "sbatch",
+        "--parsable",
+        "--partition=urgent",
+        "--nodes=2",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap=true",
+    ]
     subprocess.run(urgent, check=True, capture_output=True)
     wait_for(follows, "  resume ")
     follows.communicate()
@@ -392,7 +400,7 @@ def test_a_run_goes_on_whatever_happens_to_its_job(packed, here, capsys):
     assert number_of(path) == number
     assert not (path / "launch" / "failures.json").exists()
     changes = [word for word in SMALL[2:] if word != "--set"]
-    alone = eighteen.train(packed, recipe="demo", epochs=40, procs=2, changes=changes, runs_dir=here / "alone")
+    alone = eighteen.train(packed, recipe="demo", epochs=60, procs=2, changes=changes, runs_dir=here / "alone")
     ours, theirs = (checkpoint.newest(rundir.open(run)) for run in (path, alone.run))
     assert ours.step == theirs.step
     for name, weight in ours.tensors("model").items():
