@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -272,6 +273,23 @@ def test_a_rank_with_another_program_or_a_stop_does_not_train(run, capsys):
     assert told.err.count("warning: the program is another one") == 1
 
 
+def test_slurm_may_be_silent_for_a_while(tmp_path, monkeypatch):
+    program, answers = tmp_path / "squeue", tmp_path / "answers"
+    program.write_text(
+        f'#!/bin/sh\necho >>{shlex.quote(str(answers))}\ntest "$(wc -l <{shlex.quote(str(answers))})" -ge 3 '
+        "&& echo '7|RUNNING|None|n1' && exit\n"
+        "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(cluster, "LOOK_S", 0.0)
+    assert cluster.patiently(JOB) == Queued(7, "RUNNING", "None", "n1")
+    answers.unlink()
+    monkeypatch.setattr(cluster, "SILENT_S", -1.0)
+    with pytest.raises(cluster.Silent, match="Unable to contact slurm controller"):
+        cluster.patiently(JOB)
+
+
 @pytest.fixture(scope="module")
 def packed(pictures, tmp_path_factory):
     return eighteen.pack(pictures, tmp_path_factory.mktemp("here") / "my photos.e18", procs=1)
@@ -413,12 +431,17 @@ def test_a_run_goes_on_whatever_happens_to_its_job(packed, here, capsys):
 
 @pytest.mark.soak_cloud
 def test_a_job_is_stopped_and_ended_by_a_person(packed, here, capsys):
-    """On one node, whose two ranks meet in a file; stopped while it trains and while it waits, then ended."""
-    words = command(packed, "--procs", "2", "--epochs", "200")
+    """On one node, whose two ranks meet in a file: one dies, then it is stopped while it trains and while it waits."""
+    words = command(packed, "--procs", "2", "--epochs", "200", "--runs-dir", "my runs")
     stopped = began(words)
     wait_for(stopped, "  checkpoint ")
-    (path,) = (here / "runs").iterdir()
+    (path,) = (here / "my runs").iterdir()
     listening = small_cluster.said("ss", "-ltnpH")
+    first, _, _ = (path / "lock").read_text().partition(" ")
+    os.kill(int(first), signal.SIGKILL)
+    wait_for(stopped, "  resume ")
+    wait_for(stopped, "  checkpoint ")
+    assert json.loads((path / "launch" / "failures.json").read_text())["failures"] == 1
     assert cli.main(["stop", str(path)]) == 0
     assert stopped.communicate()[0] is None
     assert stopped.returncode == 75
@@ -438,7 +461,8 @@ def test_a_job_is_stopped_and_ended_by_a_person(packed, here, capsys):
     assert goes_on.returncode == 4
     assert cli.main(["stop", str(path)]) == 2
     assert "need one that waits or trains" in capsys.readouterr().err
-    assert [*(here / "runs").iterdir()] == [path]
+    assert [*here.iterdir()] == [path.parent]
+    assert [*path.parent.iterdir()] == [path]
 
 
 @pytest.mark.soak_cloud

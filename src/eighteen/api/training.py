@@ -158,12 +158,13 @@ def train(
         resolved = _with_copies(resolved, checkpoint_to)
         asked = budgets.ask(resolved.budget, time=time, until=until, cost=cost, price_usd_h=price_usd_h, epochs=epochs)
         resolved = resolved.model_copy(update={"budget": asked})
-        preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=Path(runs_dir), model=module)
+        parent = Path(into).parent if into else Path(runs_dir)
+        preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=parent, model=module)
         called = name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip(".")
         rundir.check_name(called)
         place = named(data, dataset)
-        parent, facts = Path(runs_dir), {"recipe": resolved, "place": place, "digest": dataset.digest}
-        with unwritable_is_said(parent, hint=f"df -h {runs_dir}, or --runs-dir another"):
+        facts = {"recipe": resolved, "place": place, "digest": dataset.digest}
+        with unwritable_is_said(parent, hint=f"df -h {parent}, or --runs-dir another"):
             parent.mkdir(parents=True, exist_ok=True)
             with alone(parent):  # or two commands at once would both go on with one run
                 candidates = rundir.unfinished(parent, called, **facts, tuning=tuning)

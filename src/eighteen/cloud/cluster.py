@@ -129,7 +129,7 @@ def follow(run: RunDir, job: Job, *, on_event: OnEvent | None, say: Say) -> None
     follower, is_begun, told = Follower(run.events), False, ""
     follower.new()  # what was told before
     while True:
-        now = _patiently(job)
+        now = patiently(job)
         action = next_action(now, is_begun=is_begun, reason=_reason(run))
         if action == "finish":
             break
@@ -162,6 +162,18 @@ def submit(run: RunDir, job: Job) -> int:
 def queue(job: Job) -> Queued | None:
     """The job, as Slurm knows it now; None if it has not been submitted, or ended some minutes ago."""
     return queued(_slurm("squeue", "--me", "--noheader", f"--name={job.name}", "--states=all", f"--format={FORMAT}"))
+
+
+def patiently(job: Job) -> Queued | None:
+    """``queue``, asked again where Slurm is silent; Silent where it is so for too long."""
+    since = time.monotonic()
+    while True:
+        try:
+            return queue(job)
+        except Silent:
+            if time.monotonic() - since > SILENT_S:
+                raise
+            time.sleep(LOOK_S)
 
 
 def state(run: RunDir, job: Job) -> str:
@@ -223,18 +235,6 @@ def _in_queue(run: RunDir, job: Job, verb: str) -> str:
         got, hint = str(now or "no job of it in the queue"), f"eighteen status {run.path}"
         raise UsageError(f"{verb} {run.path}", got=got, need="one that waits or trains", hint=hint)
     return str(now.number)
-
-
-def _patiently(job: Job) -> Queued | None:
-    """``queue``, while Slurm is not silent for too long."""
-    since = time.monotonic()
-    while True:
-        try:
-            return queue(job)
-        except Silent:
-            if time.monotonic() - since > SILENT_S:
-                raise
-            time.sleep(LOOK_S)
 
 
 def _tell(follower: Follower, on_event: OnEvent | None) -> bool:
