@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -17,7 +17,7 @@ import small_cluster
 import eighteen
 from eighteen import cli
 from eighteen.base import events, rundir
-from eighteen.base.errors import UsageError
+from eighteen.base.errors import BudgetSpent, Diverged, MachineError, Stopped, UsageError
 from eighteen.base.rundir import RunDir
 from eighteen.cloud import cluster, parcel, slurm_job
 from eighteen.cloud.slurm import (
@@ -273,6 +273,34 @@ def test_a_rank_with_another_program_or_a_stop_does_not_train(run, capsys):
     assert told.err.count("warning: the program is another one") == 1
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "log", "raised", "said", "is_over"),
+    [
+        ("COMPLETED", "done", "", None, "", True),
+        ("FAILED", "stopped", "", Stopped, "the same command goes on", False),
+        ("FAILED", "Diverged", "", Diverged, "eighteen logs", True),
+        ("FAILED", "cost", "", BudgetSpent, "eighteen logs", True),
+        ("TIMEOUT", None, "== attempt 1 on n1\n", MachineError, "got job 7: timeout on n1; == attempt 1", False),
+        ("FAILED", None, "UsageError: no\n  Try: x\nended with 2", MachineError, "UsageError: no", False),
+        ("FAILED", None, "", MachineError, "need a folder that all nodes share", False),
+    ],
+)
+def test_a_job_ends_as_its_run_did(tmp_path, monkeypatch, state, reason, log, raised, said, is_over):
+    run = RunDir(tmp_path / "photos-1")
+    (run.path / "launch").mkdir(parents=True)
+    (run.path / "launch" / "out.log").write_text(log)
+    for name, answer in {"squeue": f"7|{state}|None|n1", "sbatch": "7;cluster"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{answer}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if reason:
+        run.event("end", reason=reason, step=4, exit_code=1)
+    with pytest.raises(raised, match=said) if raised else nullcontext():
+        cluster.follow(run, JOB, on_event=None, say=print)
+    assert (run.path / "launch" / "ended.json").exists() == is_over
+    assert (run.path / "launch" / "job.json").exists() == (not is_over)  # what is over is not submitted again
+
+
 def test_slurm_may_be_silent_for_a_while(tmp_path, monkeypatch):
     program, answers = tmp_path / "squeue", tmp_path / "answers"
     program.write_text(
@@ -427,6 +455,7 @@ def test_a_run_goes_on_whatever_happens_to_its_job(packed, here, capsys):
     assert "done, step" in capsys.readouterr().out
     assert cli.main(["logs", str(path)]) == 0
     assert "ended with 0" in capsys.readouterr().out
+    assert cli.main(["logs", str(path), "--host", "n1"]) == 2
 
 
 @pytest.mark.soak_cloud

@@ -9,7 +9,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError
-from eighteen.base.rundir import RunDir
 from eighteen.cli.app import Changes, app, console
 
 
@@ -154,8 +153,8 @@ def status(run: Path) -> None:
     """
     from eighteen.cloud import cluster, driver, launcher
 
-    if job := cluster.known(RunDir(run)):
-        print(cluster.state(RunDir(run), job))
+    if found := cluster.opened(run):
+        print(cluster.state(*found))
         return
     folder, wanted = launcher.opened(run)
     for host, seen in driver.look(wanted).items():
@@ -174,12 +173,15 @@ def logs(run: Path, *, host: str | None = None) -> None:
 
     Args:
         run: A run that eighteen launch began.
-        host: Of this machine only. A job of Slurm has one log for all.
+        host: Of this machine only.
     """
     from eighteen.cloud import cluster, driver, launcher
 
-    if cluster.known(RunDir(run)):
-        print(cluster.log(RunDir(run)))
+    if found := cluster.opened(run):
+        if host is not None:
+            need, hint = "nothing: a job of Slurm has one log for all", f"eighteen logs {run}"
+            raise UsageError("--host", got=repr(host), need=need, hint=hint)
+        print(cluster.log(found[0]))
         return
     _, wanted = launcher.opened(run)
     there = driver.remotes(wanted)
@@ -201,8 +203,8 @@ def down(run: Path) -> None:
     """
     from eighteen.cloud import cluster, driver, launcher
 
-    if job := cluster.known(RunDir(run)):
-        print(cluster.down(RunDir(run), job))
+    if found := cluster.opened(run):
+        print(cluster.down(*found))
         return
     folder, wanted = launcher.opened(run)
     for host, why in driver.on_all(wanted, "forget").items():

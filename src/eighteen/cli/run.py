@@ -152,8 +152,8 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
     from eighteen.cloud import cluster, driver
     from eighteen.results.terminal import Display
 
-    if job := cluster.known(RunDir(run)):
-        print(cluster.stop(RunDir(run), job))
+    if found := cluster.opened(run):
+        print(cluster.stop(*found))
         return
     if launch := driver.known(RunDir(run)):
         for host, why in driver.on_all(launch, "end", gently=True).items():

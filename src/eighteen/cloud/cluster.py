@@ -105,7 +105,7 @@ def prepared(job: Job, *, recipe: Path | None, runs_dir: Path, new: bool) -> tup
     """A run's folder for it, or that of the same job, if that has not come to its end."""
     for path in [] if new else sorted(runs_dir.glob(f"{job.name}-*/launch/slurm.json"), reverse=True):
         run = RunDir(path.parents[1])
-        earlier = known(run)
+        earlier = _known(run)
         is_open = not path.with_name("ended.json").exists()
         has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
         if earlier and is_open and has_recipe and replace(earlier, name=job.name, code=job.code) == job:
@@ -189,7 +189,7 @@ def stop(run: RunDir, job: Job) -> str:
     """Have the ranks save and stop, and the job stay out of the queue; one that still waits there is taken out."""
     number = _in_queue(run, job, "stop")
     _slurm("scancel", "--state=PENDING", number)
-    if (now := queue(job)) and not now.is_over:
+    if (now := queue(job)) and now.state == "RUNNING":
         _slurm("scancel", "--signal=TERM", number)
     return f"job {number}: asked to save and stop"
 
@@ -218,8 +218,13 @@ def keep(run: RunDir, job: Job) -> None:
     write_json(run.path / "launch" / "slurm.json", {"v": 1, **asdict(job)})
 
 
-def known(run: RunDir) -> Job | None:
-    """What a run was submitted as; None if it was not."""
+def opened(path: Path) -> tuple[RunDir, Job] | None:
+    """A run, and what it was submitted as; None if it was not."""
+    job = _known(RunDir(path))
+    return (RunDir(path), job) if job else None
+
+
+def _known(run: RunDir) -> Job | None:
     if (text := _text(run.path / "launch" / "slurm.json")) is None:
         return None
     facts = json.loads(text)
@@ -253,10 +258,10 @@ def _finish(run: RunDir, job: Queued | None) -> None:
     if reason in ("done", "patience", "until"):
         return
     tried, hint = f"train {run.path.name}", f"eighteen logs {run.path}"
-    is_open = not (run.path / "launch" / "ended.json").exists()
+    is_open = not (run.path / "launch" / "ended.json").exists()  # by eighteen down
     if is_open and (reason == "stopped" or stop_file(run).exists()):
         raise Stopped(tried, got="a request to stop", need="to go on, later", hint="the same command goes on")
-    if not said:
+    if not said and reason is None:
         got, need = f"no word of it; {job or 'it has left the queue'}", "a folder that all nodes share"
         raise MachineError(
             tried, got=got, need=need, hint=f"the same command, where the nodes see {run.path.absolute()}"

@@ -28,9 +28,9 @@ PORTS = range(20_000, 30_000)  # where ranks meet: below those that systems give
 OURS = {
     **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node"), "--machines, --gpus or --procs"),
     **dict.fromkeys(("gpus", "gpus-per-node"), "--gpus"),
-    **dict.fromkeys(("partition",), "--slurm PARTITION"),
-    **dict.fromkeys(("time",), "--hours"),
-    **dict.fromkeys(("job-name",), "--name"),
+    "partition": "--slurm PARTITION",
+    "time": "--hours",
+    "job-name": "--name",
     **dict.fromkeys(("output", "error", "open-mode", "chdir", "array", "wrap", "no-requeue"), "nothing: leave it out"),
 }
 # reasons of a run's end that another attempt does not change
@@ -40,7 +40,7 @@ REFUSED = r"^(RecipeError|UsageError|DataError): "
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for, the same whenever it is started again.
+    """What was asked for, the same whenever it is submitted again.
 
     name: of the job, and of the run's folder      partition: "": the cluster's own choice
     machines: nodes      ranks: on each      device: what they compute on; any: a GPU if they find one
@@ -120,7 +120,7 @@ def script(job: Job, run: str) -> str:
     lines += [f'    set -- {shlex.join([job.dataset, *job.words])}{recipe} --into "$run"', "fi"]
     # no rank is ended while another still saves; each sees all processors of its machine, which they divide themselves
     cpus = '${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}'
-    lines += [f"srun --kill-on-bad-exit=0 --cpu-bind=none {cpus} \\"]
+    lines += [f"srun --export=ALL --kill-on-bad-exit=0 --cpu-bind=none {cpus} \\"]
     lines += [f'    {shlex.join([*here, "rank"])} "$run" "$code" "$@"', f'{shlex.join([*here, "ended"])} "$run" $?']
     return "\n".join(lines) + "\n"
 
@@ -145,8 +145,8 @@ class Ended:
 
     code: of srun: the highest of all ranks      reason: of the run's end, None if it told of none
     is_refused: something in it cannot be used, and was so before training began
-    is_asked: a person has asked it to stop      step: of its newest checkpoint
-    failures: how many attempts before have failed in a row, with this one's checkpoint as their newest
+    is_asked: a person has asked it to stop
+    failures: how many attempts before it have failed in a row, and brought no newer checkpoint
     """
 
     code: int
