@@ -16,7 +16,7 @@ from eighteen.base.files import write_atomic, write_json
 from eighteen.base.rundir import RunDir, check_name, stamp
 from eighteen.cloud import driver, parcel
 from eighteen.cloud.hosts import hosts
-from eighteen.cloud.launch import Launch, Seen, words_of
+from eighteen.cloud.launch import STAYS, Launch, Seen, words_of
 from eighteen.data import dataset as datasets
 from eighteen.data.places import absolute, is_url
 
@@ -58,8 +58,6 @@ def prepared(
         has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
         if earlier and is_open and has_recipe and _asked(earlier) == _asked(launch):
             again = replace(earlier, code=launch.code, environment=launch.environment, fruitless=0)
-            if _was_stopped(run) and not earlier.joining:
-                again = replace(again, attempt=earlier.attempt + 1, active=())
             driver.keep(run, again)
             return run, again, local
     run = RunDir(runs_dir / f"{launch.name}-{stamp()}")
@@ -77,10 +75,6 @@ def _text(path: Path | None) -> str | None:
     return path.read_text("utf-8") if path and path.is_file() else None
 
 
-def _was_stopped(run: RunDir) -> bool:
-    return run.events.exists() and (run.end() or {}).get("reason") == "stopped"
-
-
 def _asked(launch: Launch) -> Launch:
     """What makes two launches the same."""
     progress = {field.name: field.default for field in fields(Launch) if field.default is not MISSING}
@@ -96,15 +90,19 @@ def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEve
     seen = does.drive()
     does.fetch()
     reason = (run.end() or {}).get("reason") if run.events.exists() else None
-    if reason == "stopped":
-        hint = "the same command goes on"
-        raise Stopped(f"train {run.path.name}", got="a request to stop", need="to go on, later", hint=hint)
-    write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
+    is_refused = any(one and one.is_refused for one in seen.values())
+    is_whole = len(does.launch.at_work) == len(launch.hosts)  # fewer may be refused what all are not
+    if reason != "stopped" and (reason in STAYS or (is_refused and is_whole)):
+        write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
+    else:
+        driver.keep(run, replace(does.launch, attempt=does.launch.attempt + 1, active=(), joining=()))
     if reason in ("done", "patience", "until"):
         return
-    kind = ENDED.get(reason or "", MachineError)
-    got = reason or _why(seen)
-    raise kind(f"train {run.path.name}", got=got, need="a run that comes to its end", hint=f"eighteen logs {run.path}")
+    tried, hint = f"train {run.path.name}", "the same command goes on"
+    if reason == "stopped":
+        raise Stopped(tried, got="a request to stop", need="to go on, later", hint=hint)
+    kind, got = ENDED.get(reason or "", MachineError), reason if reason in STAYS else _why(seen)
+    raise kind(tried, got=got, need="a run that comes to its end", hint=f"eighteen logs {run.path}")
 
 
 def _why(seen: Mapping[str, Seen | None]) -> str:
