@@ -152,7 +152,7 @@ class Order:
         for window in np.unique(windows).tolist():
             first, here = window * WINDOW, windows == window
             shards = self.shards[first : first + WINDOW].tolist()
-            members = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in shards])
+            members = np.concatenate([np.arange(*starts[shard : shard + 2].tolist()) for shard in shards])
             begins = self._ends[first - 1] if first else 0
             order = _window_permutation(self.seed, -2, len(members), window)
             samples[here] = members[order[positions[here] - begins]]

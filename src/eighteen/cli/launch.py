@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -30,6 +30,9 @@ def launch(
     cost: str | None = None,
     price_usd_h: float | None = None,
     checkpoint_to: str | None = None,
+    stage: Literal["stream", "first"] | None = None,
+    warm: Annotated[bool, Parameter(negative="")] = False,
+    disk_max: str | None = None,
     name: str | None = None,
     runs_dir: Path = Path("runs"),
     new: Annotated[bool, Parameter(negative="")] = False,
@@ -56,6 +59,9 @@ def launch(
         cost: What all may cost, e.g. '$2', by --price-usd-h.
         price_usd_h: Of all machines together, in dollars an hour.
         checkpoint_to: Copy each checkpoint there as well: a path that all machines see, or a URL of fsspec.
+        stage: Of a dataset at a URL: stream, train as soon as its first shards are there, or first, when all are.
+        warm: Also read the shards that are on the machines already into their memory.
+        disk_max: The most that all datasets from URLs may take on each machine, e.g. 50GB.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         new: Begin a new launch, also where one of the same command could go on.
@@ -78,9 +84,10 @@ def launch(
         recipes.load(recipe, model=model, epochs=epochs, batch=batch, changes=set_, side=32)
     given = {"--model": model, "--epochs": epochs, "--batch": batch, "--time": time, "--until": until}
     given |= {"--cost": cost, "--price-usd-h": price_usd_h, "--checkpoint-to": checkpoint_to}
+    given |= {"--stage": stage, "--disk-max": disk_max}
     given |= {} if file else {"--recipe": recipe}
     words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    words += [word for change in set_ for word in ("--set", change)]
+    words += [word for change in set_ for word in ("--set", change)] + ["--warm"] * warm
     asked = {"machines": hosts, "python": python, "ranks": ranks or 0, "words": words, "recipe": file, "name": name}
     if print_:
         print("\n".join(launcher.shown(launcher.wanted(data, **asked)[0])))
