@@ -15,13 +15,15 @@ PIECE = 2**16
 class Elsewhere:
     """Files of a folder at ``url``.
 
-    sent: bytes by file      asked: (file, first byte) of each question for a part or all of one, as they came
+    sent: bytes by file, and ended: when the last answer of each did
+    asked: (file, first byte) of each question for a part or all of one, as they came
     resets, spoilt: how often a connection breaks in the middle of a file, or a wrong byte comes
     gates: a file is only sent once its gate is open      bytes_per_s: of each answer      knows_ranges: or sends all
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.ended = dict[str, float]()
         self.sent, self.asked = Counter[str](), list[tuple[str, int]]()
         self.resets, self.spoilt = Counter[str](), Counter[str]()
         self.gates: dict[str, threading.Event] = {}
@@ -114,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return
                 if place.bytes_per_s:
                     time.sleep(len(piece) / place.bytes_per_s)
+        place.ended[name] = time.time()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
