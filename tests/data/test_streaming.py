@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,15 @@ from eighteen.base import events, rundir
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import DataError, MachineError, Stopped, UsageError
 from eighteen.base.lock import used
-from eighteen.data import arriving, dataset, staging, wanted
+from eighteen.data import arriving, dataset, places, staging, wanted
 from eighteen.data.check import check
 
 SMALL = ["phases.0.size=32", "phases.0.batch=8", "eval.size=32", "train.log_every=1", "data.keep=never"]
 HOW = {"recipe": "demo", "epochs": 1, "changes": SMALL}
 FULL = {**HOW, "changes": [*SMALL, "data.rendition=full"]}
+
+
+SHORTCUT = places.shortcut
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,7 @@ def there(packed, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(arriving, "WAITS_S", (0.0, 0.0))
     monkeypatch.setattr(wanted, "LITTLE_BYTES", 0)
+    monkeypatch.setattr(places, "shortcut", lambda url: None)
     with Elsewhere(packed.path.parent) as found:
         yield found
 
@@ -152,6 +157,45 @@ def test_a_connection_that_breaks_and_a_spoilt_piece_cost_only_themselves(packed
     assert dataset.open(staging.stage(url_of(there), tmp_path)).digest == packed.digest
     again = [one for one in {*there.asked} if there.asked.count(one) > 1]
     assert {one for one, _ in again} <= {name, f"photos.e18/{shards_of(packed)[1]}", "photos.e18/dataset.json"}
+
+
+def test_a_shard_comes_before_those_that_nobody_waits_for(packed, there, tmp_path, monkeypatch):
+    monkeypatch.setattr(arriving, "AT_ONCE", 1)
+    names = shards_of(packed)
+    gate = there.gates[f"photos.e18/{names[0]}"] = threading.Event()
+    with ExitStack() as stack:
+        copy = dataset.open(staging.begin(url_of(there), tmp_path, stack), brings=True)
+        assert copy.arriving
+        stack.callback(copy.arriving.close)
+        stack.callback(gate.set)
+        copy.arriving.want(names)
+        copy.arriving.want(names[-1:])
+        gate.set()
+        copy.arriving.wait(names[-1:])
+    order = [name.removeprefix("photos.e18/") for name, _ in there.asked if name.endswith(".tar")]
+    assert order.index(names[-1]) <= 1 + arriving.AHEAD < len(names) - 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_by_obstore_too(packed, there, tmp_path, first, monkeypatch):
+    pytest.importorskip("obstore")
+    asked = []
+
+    class Watched:
+        def __init__(self, url):
+            self.way = SHORTCUT(url)
+
+        def get_range(self, name, *, start, end):
+            asked.append(name)
+            if not first:
+                raise OSError("no credentials")
+            return self.way.get_range(name, start=start, end=end)
+
+    monkeypatch.setattr(places, "shortcut", Watched)
+    assert dataset.open(staging.stage(url_of(there), tmp_path)).digest == packed.digest
+    parts = [one for one in there.asked if not one[0].endswith(dataset.FACTS)]
+    assert len(parts) == len({*parts})
+    assert {*shards_of(packed)} <= {*asked} if first else len(asked) <= arriving.AT_ONCE + arriving.AHEAD
 
 
 def test_a_server_that_knows_no_parts_sends_each_file_once(packed, there, tmp_path, monkeypatch):

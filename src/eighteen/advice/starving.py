@@ -25,7 +25,7 @@ def feeding(seen: Evidence) -> Iterator[Finding]:
         yield Finding(
             "arriving",
             "training waits for shards that are still on their way to this machine",
-            "the first epoch goes as fast as they come: the network, or the place that they come from, is the narrowest",
+            "the first epoch goes as fast as they come: the network, or where they come from, is the narrowest part",
             f"{waited}; the loader waited {now.arrive:.0%} of it for shards",
             "eighteen pack --renditions, so that fewer bytes have to come; or a place nearer by",
             around(1 / max(0.05, 1 - now.data), by=0.5),
