@@ -6,6 +6,8 @@ import ctypes
 import mmap
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -112,6 +114,17 @@ def test_ranks_of_their_own_read_while_shards_come(packed, there, tmp_path):
     assert done.top1 is not None
     parts = [one for one in there.asked if not one[0].endswith(dataset.FACTS)]
     assert len(parts) == len({*parts})
+
+
+def test_ranks_of_torchruns_bring_each_file_once_for_their_machine(packed, there, tmp_path):
+    words = [word for change in [*FULL["changes"], "data.order=by-shards"] for word in ("--set", change)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eighteen"]
+    command += ["train", url_of(there), "--recipe", "demo", "--epochs", "1", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    parts = [one for one in there.asked if not one[0].endswith(dataset.FACTS)]
+    assert len(parts) == len({*parts})
+    assert {name for name, _ in parts} >= {f"photos.e18/{name}" for name in shards_of(packed)}
 
 
 def test_a_shard_that_comes_wrong_while_training_ends_it_by_its_name(packed, there, tmp_path):
