@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
             with place.lock:
                 place.asked.append((name, start))
             if gate := place.gates.get(name):
-                gate.wait(120)
+                gate.wait(600)
             self._send(path, name, start, stop)
 
     def _send(self, path: Path, name: str, start: int, stop: int) -> None:

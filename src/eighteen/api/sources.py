@@ -65,7 +65,7 @@ class Staging:
 
     @property
     def most_bytes(self) -> int | None:
-        return self.disk_max and staging.bytes_of(self.disk_max, flag="--disk-max")
+        return None if self.disk_max is None else staging.bytes_of(self.disk_max, flag="--disk-max")
 
 
 def dataset_of(data: Dataset | str | os.PathLike[str], stack: ExitStack, say: Callable[[str], object]) -> Dataset:

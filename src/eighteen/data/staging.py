@@ -100,16 +100,17 @@ def make_room(path: Path, num_bytes: int, *, most_bytes: int, say: Callable[[str
 
     raises MachineError if that is not enough
     """
-    sizes = {one: _num_bytes(one) for one in path.parent.iterdir() if one.is_dir()}
-    others = sorted((one for one in sizes if one != path), key=_last_used)
-    for other in others:
-        if sum(sizes.values()) + num_bytes <= most_bytes:
-            return
-        with unused(other) as is_unused:
-            if is_unused:
-                say(f"deleting {other}, {sizes.pop(other) / 1e9:,.2f} GB, for --disk-max")
-                (other / dataset.FACTS).unlink(missing_ok=True)  # first: without it, what is left is no dataset
-                shutil.rmtree(other)
+    with alone(path.parent):
+        sizes = {one: _num_bytes(one) for one in path.parent.iterdir() if one.is_dir()}
+        for other in sorted((one for one in sizes if one != path), key=_last_used):
+            if sum(sizes.values()) + num_bytes <= most_bytes:
+                break
+            with unused(other) as is_unused:
+                if is_unused:
+                    say(f"deleting {other}, {sizes[other] / 1e9:,.2f} GB, for --disk-max")
+                    (other / dataset.FACTS).unlink(missing_ok=True)  # first: without it, what is left is no dataset
+                    shutil.rmtree(other)
+                    del sizes[other]
     if (all_bytes := sum(sizes.values()) + num_bytes) > most_bytes:
         got, need = f"{all_bytes:,} bytes that are in use or needed", f"at most {most_bytes:,} bytes in {path.parent}"
         hint = f"--disk-max {-(-all_bytes // 10**9)}GB, or a rendition that is smaller"
@@ -143,7 +144,11 @@ def _use(path: Path, stack: ExitStack) -> None:
 
 
 def _num_bytes(path: Path) -> int:
-    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    num_bytes = 0
+    for one in path.rglob("*"):
+        with suppress(FileNotFoundError):  # it has just got its name
+            num_bytes += one.stat().st_size if one.is_file() else 0
+    return num_bytes
 
 
 def _last_used(path: Path) -> float:
