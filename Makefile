@@ -27,7 +27,7 @@ test: $(ENV)  ## run all tests
 soak: $(ENV)  ## run the long proofs of docs/reliability.md: half an hour
 	@$(BIN)/pytest -q -m soak --durations=0
 
-soak-cloud: $(ENV)  ## run the long proofs of launches, on hosts in namespaces of this machine: needs root
+soak-cloud: $(ENV)  ## run the long proofs of launches and staging, on hosts in namespaces of this machine: needs root
 	@$(BIN)/pytest -q -m soak_cloud --durations=0
 
 check: $(ENV)  ## format, lint, types, layers

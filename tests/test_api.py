@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -90,7 +91,8 @@ def test_a_large_folder_is_not_packed_in_silence(pictures, tmp_path, monkeypatch
     monkeypatch.setattr(sources, "SAY_S", 0.0)
     said = []
     shutil.copytree(pictures, tmp_path / "photos")
-    assert sources.dataset_of(tmp_path / "photos", said.append).num_classes == 3
+    with ExitStack() as stack:
+        assert sources.dataset_of(tmp_path / "photos", stack, said.append).num_classes == 3
     assert any(re.fullmatch(r"packed [1-9]\d* of 120 pictures", line) for line in said)
 
 

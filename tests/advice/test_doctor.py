@@ -49,6 +49,7 @@ SICK = [
     ("few-threads", seen(ON_GPU, replace(WAITING, own=1.5)), {"data.threads": 16}),
     ("slow-disk", seen(window=replace(WAITING, read_s=0.003, threads=4)), {"data.threads": 8}),
     ("network-disk", seen(window=replace(WAITING, read_s=0.003, threads=4), is_network=True), {"data.threads": 8}),
+    ("arriving", seen(window=replace(WAITING, arrive=0.4)), {}),
     ("short-prefetch", seen(window=replace(WAITING, threads=4, work_s=0.0005)), {"data.prefetch": 6}),
     ("decoding", seen(ON_GPU, replace(WAITING, threads=16, work_s=0.015, own=15.9)), {}),
     ("many-threads", seen(window=replace(BUSY, threads=32)), {"data.threads": 4}),

@@ -8,7 +8,7 @@ import pytest
 from eighteen.base import recipe as recipes
 from eighteen.base import rundir
 from eighteen.base.errors import UsageError
-from eighteen.base.lock import alone, held, holder
+from eighteen.base.lock import alone, alone_if_free, held, holder, unused, used
 
 HOLDS = """
 import sys
@@ -50,6 +50,26 @@ def test_a_lock_is_free_again_after_its_block_however_that_ends(run):
         with pytest.raises(ZeroDivisionError), held(run):
             raise ZeroDivisionError if holder(run) else AssertionError
     assert holder(run) is None
+
+
+def test_a_folder_in_use_is_not_unused_and_one_that_was_deleted_is_said(tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    with used(folder) as is_there, used(folder), unused(folder) as is_unused:
+        assert (is_there, is_unused) == (True, False)
+    with unused(folder) as is_unused:
+        assert is_unused
+        folder.rmdir()
+    folder.mkdir()
+    with used(folder) as is_there:
+        assert is_there
+
+
+def test_who_does_not_wait_is_told_that_another_is_at_work(tmp_path):
+    with alone_if_free(tmp_path / "lock") as first, alone_if_free(tmp_path / "lock") as second:
+        assert (first, second) == (True, False)
+    with alone_if_free(tmp_path / "lock") as again:
+        assert again
 
 
 def test_where_there_are_no_locks_a_run_goes_on_and_its_own_word_is_believed(run, monkeypatch):

@@ -55,6 +55,33 @@ def test_order_of_more_samples_than_are_sorted_has_each_once_in_no_visible_order
     assert (samples[:1000] != Order(3, num_samples).at(num_samples, 1000)[0]).mean() > 0.99
 
 
+STARTS = np.array([0, 10, 30, 60, 61, 100])
+
+
+def test_first_epoch_by_shards_goes_through_two_shards_at_a_time_and_the_others_are_as_always():
+    order, shuffled = Order(3, 100, starts=STARTS), Order(3, 100)
+    samples, visits = order.at(0, 300)
+    assert samples[100:].tolist() == shuffled.at(100, 200)[0].tolist()
+    assert visits.tolist() == shuffled.at(0, 300)[1].tolist()
+    windows = [order.shards[first : first + 2] for first in range(0, 5, 2)]
+    first = 0
+    for window in windows:
+        members = {sample for shard in window for sample in range(STARTS[shard], STARTS[shard + 1])}
+        assert {*samples[first : first + len(members)].tolist()} == members
+        assert len(members) < 2 or samples[first : first + len(members)].tolist() != sorted(members)
+        first += len(members)
+    assert first == 100
+    for place, count in [(0, 1), (39, 3), (95, 10), (60, 200)]:
+        assert order.at(place, count)[0].tolist() == samples[place : place + count].tolist()
+    assert order.shards.tolist() != Order(4, 100, starts=STARTS).shards.tolist()
+
+
+def test_order_by_shards_is_what_it_was_when_it_was_defined():
+    order = Order(3, 100, starts=STARTS)
+    assert order.shards.tolist() == [1, 4, 0, 2, 3]
+    assert order.at(0, 6)[0].tolist() == [21, 66, 89, 87, 63, 93]
+
+
 def test_balanced_order_shows_each_class_equally_and_repeats_no_sample_within_a_visit():
     labels = np.repeat([0, 1, 2], [50, 5, 500])
     samples, visits = Order(seed=0, num_samples=555, labels=labels).at(0, 600)

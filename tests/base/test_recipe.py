@@ -54,6 +54,10 @@ def test_another_model_brings_no_args():
         ("eval.size=200", "need a size that is a multiple of 32 for rect, not 200"),
         ("phases.1.eval_size=200", r"need phases\[1\] evaluated at a multiple of 32 for rect, not 200"),
         ("eval.tta=flop", "eval.tta: got 'flop', need 'none', 'flip' or 'crops'"),
+        (
+            "data={order='by-shards', balance='sampling'}",
+            'data: got values that contradict each other, need order "shuffled"',
+        ),
         ("budget.cost_usd=5", "budget: got values that contradict each other, need price_usd_h beside cost_usd"),
         ("nothing", "got no key=value"),
         ("name.x.y=1", "not a table"),

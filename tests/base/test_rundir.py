@@ -11,6 +11,15 @@ def make(parent, name="flowers", **more):
     )
 
 
+def test_a_run_goes_on_however_much_of_its_dataset_was_here_when_it_began(tmp_path):
+    recipe = recipes.load("fast")
+    by_shards = recipes.load("fast", changes=["data.order=by-shards"])
+    about = {"dataset_digest": "d"}
+    run = rundir.create(tmp_path, "flowers", recipe=by_shards, command="train\ns3://b/f.e18", environment=about)
+    found = rundir.unfinished(tmp_path, "flowers", recipe=recipe, place="s3://b/f.e18", digest="d")
+    assert [one.path for one in found] == [run.path]
+
+
 def test_runs_of_the_same_second_are_two_runs(tmp_path):
     runs = [make(tmp_path) for _ in range(3)]
     assert len({run.path for run in runs}) == 3

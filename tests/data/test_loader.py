@@ -193,7 +193,7 @@ def test_waits_are_told_by_stage_since_they_were_last_asked_for(jpegs):
     with train_loader(jpegs, num_threads=1) as loader:
         list(loader)
         waits = loader.waits()
-        assert set(waits) == {"read_s", "verify_s", "decode_s", "resize_s", "copy_s", "wait_s"}
+        assert set(waits) == {"read_s", "verify_s", "decode_s", "resize_s", "copy_s", "arrive_s", "wait_s"}
         assert waits["decode_s"] > waits["read_s"] > 0
         assert waits["wait_s"] > 0
         assert loader.waits() == dict.fromkeys(waits, 0.0)

@@ -14,7 +14,7 @@ import eighteen
 from eighteen import cli
 from eighteen.base import rundir
 from eighteen.base.errors import DataError, MachineError
-from eighteen.data import dataset, staging
+from eighteen.data import arriving, dataset, staging
 
 
 class Far(MemoryFileSystem):
@@ -47,7 +47,7 @@ def far(monkeypatch):
     fsspec.register_implementation("far", Far, clobber=True)
     for name, value in {"store": {}, "asked": [], "breaks": 0, "spoilt": {}, "pseudo_dirs": [""]}.items():
         monkeypatch.setattr(Far, name, value)
-    monkeypatch.setattr(staging, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(arriving, "WAITS_S", (0.0, 0.0))
     return Far
 
 
@@ -78,13 +78,13 @@ def test_many_at_once_bring_it_once(packed, far, tmp_path):
 
 
 def test_what_was_cut_off_goes_on_where_it_stopped(packed, far, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "PIECE_BYTES", 10_000)
-    monkeypatch.setattr(staging, "AT_ONCE", 1)
+    monkeypatch.setattr(arriving, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(arriving, "AT_ONCE", 1)
     url, wanted = staging.push(packed.path, "far://bucket"), far.asked
-    monkeypatch.setattr(staging, "WAITS_S", ())
+    monkeypatch.setattr(arriving, "WAITS_S", ())
     cat_file = Far.cat_file
     monkeypatch.setattr(Far, "cat_file", lambda self, path, **how: _until(6, wanted, cat_file, self, path, **how))
-    with pytest.raises(MachineError, match="read the dataset far://bucket"):
+    with pytest.raises(MachineError, match="bring far://bucket"):
         staging.stage(url, tmp_path)
     (partly,) = tmp_path.iterdir()
     with pytest.raises(DataError):

@@ -23,6 +23,7 @@ class Window:
 
     seconds: in which ``images`` were trained on, pauses included
     data, communication, other: shares of it, as ``waits`` of a step event
+    arrive: share of it for which shards were awaited that were still on their way to this machine
     read_s, work_s: seconds of the rank's threads for each of its pictures: reading, and all else
     own, others, throttled, stolen: processors, as ``machine.Usage`` tells; None: not told
     waits: of every rank (data, communication), as shares      is_kept: pictures stay in memory once decoded
@@ -49,6 +50,7 @@ class Window:
     waits: Sequence[tuple[float, float]] = ()
     num_graphs: int = 0
     stolen: float | None = None
+    arrive: float = 0.0
 
     @property
     def images_per_s(self) -> float:
@@ -240,6 +242,7 @@ def _window(pairs: Sequence[tuple[Event, Event]], is_kept: bool) -> Window:
             for rank in ranks
         ],
         stolen=cpus("stolen"),
+        arrive=sum(now["stages"].get("arrive_s", 0.0) for _, now in pairs) / max(1e-9, seconds),
         num_graphs=last.get("graphs", 0) - pairs[0][0].get("graphs", 0),
     )
 

@@ -193,7 +193,7 @@ def _training(split: Split, setting: Setting, batch: int, channels: int) -> Work
             for _ in loader:
                 pass
             waits = loader.waits()
-        return {stage: seconds for stage, seconds in waits.items() if stage != "wait_s"}
+        return {stage: seconds for stage, seconds in waits.items() if stage not in ("wait_s", "arrive_s")}
 
     return work
 

@@ -21,6 +21,16 @@ def feeding(seen: Evidence) -> Iterator[Finding]:
         return
     waited = f"{now.data:.0%} of the time no picture was ready"
     spent = 1000 * (now.read_s + now.work_s)
+    if now.arrive > now.data / 2:
+        yield Finding(
+            "arriving",
+            "training waits for shards that are still on their way to this machine",
+            "the first epoch goes as fast as they come: the network, or where they come from, is the narrowest part",
+            f"{waited}; the loader waited {now.arrive:.0%} of it for shards",
+            "eighteen pack --renditions, so that fewer bytes have to come; or a place nearer by",
+            around(1 / max(0.05, 1 - now.data), by=0.5),
+        )
+        return
     each = f"a thread takes {spent:.2g} ms for one, {now.read_s / (now.read_s + now.work_s):.0%} of it for reading"
     if now.read_s > SLOW_READS * (now.read_s + now.work_s):
         yield _slow_disk(seen, now, f"{waited}; {each}")

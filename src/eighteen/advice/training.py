@@ -214,7 +214,7 @@ class _Memory:
         return ((plan.at(number), self.batches[number % len(self.batches)]) for number in range(plan.num_steps))
 
     def waits(self) -> dict[str, float]:
-        return dict.fromkeys(("wait_s", "read_s", "verify_s", "decode_s", "resize_s", "copy_s"), 0.0)
+        return dict.fromkeys(("wait_s", "read_s", "verify_s", "decode_s", "resize_s", "copy_s", "arrive_s"), 0.0)
 
 
 class _Track:

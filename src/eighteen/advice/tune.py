@@ -135,7 +135,7 @@ def _main(arguments: Sequence[str]) -> None:
     path, dataset, with_batch, began = arguments
     world = from_environment()
     try:
-        recipe, data = recipes.load(path), datasets.open(dataset)
+        recipe, data = recipes.load(path), datasets.open(dataset, brings=True)
         told = asdict(tune(recipe, data, world, with_batch=json.loads(with_batch), began=float(began)))
     except EighteenError as error:
         told = {"error": [type(error).__name__, [error.tried, error.got, error.need, error.hint]]}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eighteen.api.going_on import place_of_dataset
 from eighteen.api.sinks import sinks, watch, watched
-from eighteen.api.sources import fetched
+from eighteen.api.sources import Staging, bring, fetched
 from eighteen.base import recipe as recipes
 from eighteen.base import result, rundir, world
 from eighteen.base.errors import DataError, EighteenError, MachineError, PeerLost, Unwritable, UsageError
@@ -77,42 +76,58 @@ def start(
     on_event: OnEvent | None,
     module: nn.Module | None,
     began: float,
+    how: Staging,
+    say: Callable[[str], object],
     tuned: Tune | None = None,
 ) -> Result:
-    """Train what ``prepare`` makes ready: in this process, as one of torchrun's ranks, or on ranks of our own."""
+    """Train what ``prepare`` makes ready: in this process, as one of torchrun's ranks, or on ranks of our own.
+
+    how: its dataset is made ready
+    """
     let_threads_sleep()
     here = world.from_environment()
     if ranks > 1 or on_cpu:
         with ExitStack() as stack:
             run, dataset = prepare(stack)
+            bring(recipes.load(str(run.recipe)), dataset, how, stack, say)
             return _on_own_ranks(run, dataset, ranks, min_ranks, on_cpu, on_event, began)
     from eighteen.training import dist
     from eighteen.training.train import train as train_here
 
     device = dist.device_of(here)
     with dist.connected(here, device), ExitStack() as stack:
-        run, dataset = _agreed(partial(prepare, stack), here, device, tuned)
+        run, dataset = _agreed(prepare, stack, here, device, tuned)
+        recipe = recipes.load(str(run.recipe))
+        failure = None
+        try:
+            bring(recipe, dataset, how, stack, say if here.is_first else lambda line: None)
+        except EighteenError as error:
+            failure = error
+        if here.size > 1:
+            dist.require_all(failure, here, device)
+        elif failure:
+            raise failure
         stack.enter_context(_run_disk(run))
         sink = sinks(run, on_event, stack) if here.is_first else None
         sink = sink and watched(run, sink)
-        return train_here(recipes.load(str(run.recipe)), dataset, run, here, sink, model=module, began=began)
+        return train_here(recipe, dataset, run, here, sink, model=module, began=began)
 
 
 def _agreed(
-    prepare: Callable[[], tuple[RunDir, Dataset]], here: world.World, device: torch.device, tuned: Tune | None
+    prepare: Prepare, stack: ExitStack, here: world.World, device: torch.device, tuned: Tune | None
 ) -> tuple[RunDir, Dataset]:
     """What the first rank made ready, on every rank; its error, if it has one, ends them all.
 
     tuned: what the others are asked for first, where it is among what makes ready
     """
     if here.size == 1:
-        return prepare()
+        return prepare(stack)
     from eighteen.training import dist
 
     made: tuple[RunDir, Dataset] | EighteenError | None = None
     if here.is_first:
         try:
-            made = prepare()
+            made = prepare(stack)
         except EighteenError as error:
             made = error
     paths = None
@@ -123,23 +138,25 @@ def _agreed(
     paths = dist.share(paths, here, device)
     if tuned and paths and "recipe" in paths:
         with suppress(EighteenError):  # which the first rank has, too
-            tuned(recipes.parse(paths["recipe"]), fetched(paths["dataset"], lambda line: None))
+            tuned(recipes.parse(paths["recipe"]), fetched(paths["dataset"], stack, lambda line: None))
         paths = dist.share(None, here, device)
     if paths is None:
         if isinstance(made, EighteenError):
             raise made
         got, need = "an error", "a run that it could make ready"
         raise PeerLost("wait for the first rank", got=got, need=need, hint="see what rank 0 printed")
-    return _there(paths, here, device)
+    return _there(paths, made[1] if isinstance(made, tuple) else None, stack, here, device)
 
 
-def _there(paths: Mapping[str, str], here: world.World, device: torch.device) -> tuple[RunDir, Dataset]:
+def _there(
+    paths: Mapping[str, str], dataset: Dataset | None, stack: ExitStack, here: world.World, device: torch.device
+) -> tuple[RunDir, Dataset]:
     """The run and the dataset of the first rank, on this one's machine, which may not see its disk."""
     from eighteen.training import bringing, dist
 
-    dataset, failure = None, None
+    failure = None
     try:
-        dataset = fetched(paths["dataset"], lambda line: None)
+        dataset = dataset or fetched(paths["dataset"], stack, lambda line: None)
         if dataset.digest != paths["digest"]:
             got, need = "another dataset than on the first rank's machine", f"the one with the digest {paths['digest']}"
             raise DataError(f"open {dataset.path}", got=got, need=need, hint="copy it from there")

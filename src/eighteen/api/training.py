@@ -8,13 +8,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal
 
 from eighteen.api.going_on import bring_copies, go_on, located, place_of_dataset, saved_step, take, with_cost
 from eighteen.api.ranks import num_ranks, start
-from eighteen.api.sources import dataset_of, fetched, named
+from eighteen.api.sources import Stage, Staging, bring, dataset_of, fetched, named, ordered
 from eighteen.base import budget as budgets
 from eighteen.base import recipe as recipes
 from eighteen.base import request, rundir, world
@@ -57,6 +58,9 @@ def train(
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     checkpoint_to: str | None = None,
+    stage: Stage = "stream",
+    warm: bool = False,
+    disk_max: str | None = None,
     new: bool = False,
     into: str | os.PathLike[str] | None = None,
     fix: bool = False,
@@ -82,6 +86,7 @@ def train(
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
     min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
+    stage, warm, disk_max: see ``api.sources.Staging``
     new: make a new run, whatever lies there      into: in this folder, which a launch has made for it
     fix: apply what the doctor finds and is safe, at the end of an epoch
     time: how long it may take: "18m", "1h30m", or seconds; as many epochs as fit
@@ -104,6 +109,7 @@ def train(
         raise UsageError("--batch auto", got="--tune off", need=need, hint=hint)
     tuning = None if tune == "off" else "batch" if batch == "auto" else "parts"
     batch = None if batch == "auto" else batch
+    how = Staging(stage, warm, disk_max)
     let_threads_sleep()
     if recipe != "auto" and init is None:  # what is wrong in it is said before torch is loaded: in a second, not four
         known = model if isinstance(model, str) else None
@@ -126,20 +132,24 @@ def train(
         from eighteen.advice.tune import on_new_ranks, tune
         from eighteen.training import dist
 
-        with_batch = tuning == "batch"
+        with_batch, at_first = tuning == "batch", replace(how, stage="first", warm=False)
         if ranks > 1 or procs:
+            with ExitStack() as stack:
+                bring(asked, dataset, at_first, stack, say)
             return on_new_ranks(asked, dataset, num_ranks=ranks, on_cpu=bool(procs), with_batch=with_batch)
         if here.is_first:  # the others wait for it
             place = data if isinstance(data, str) and is_url(data) else str(dataset.path)
             told = {"recipe": asked.model_dump(mode="json", exclude_none=True), "dataset": place}
             dist.share(told, here, dist.device_of(here))
+        with ExitStack() as stack:
+            bring(asked, dataset, at_first, stack, say)
         return tune(asked, dataset, here, model=module, with_batch=with_batch)
 
     def prepare(stack: ExitStack) -> tuple[RunDir, Dataset]:
         if isinstance(recipe, str) and recipe != "auto":
             recipes.text(recipe)  # a mistyped name is said before anything is packed
         weights = _imported(init, Path(runs_dir), say) if import_pth else init
-        dataset = dataset_of(data, say)
+        dataset = dataset_of(data, stack, say)
         resolved = resolve(
             recipe,
             dataset,
@@ -158,6 +168,7 @@ def train(
         resolved = _with_copies(resolved, checkpoint_to)
         asked = budgets.ask(resolved.budget, time=time, until=until, cost=cost, price_usd_h=price_usd_h, epochs=epochs)
         resolved = resolved.model_copy(update={"budget": asked})
+        resolved = resolved if tuning else ordered(resolved, dataset, how, say)
         parent = Path(into).parent if into else Path(runs_dir)
         preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=parent, model=module)
         called = name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip(".")
@@ -189,6 +200,8 @@ def train(
         on_event=on_event,
         module=module,
         began=began,
+        how=how,
+        say=say,
         tuned=tuned,
     )
 
@@ -202,6 +215,9 @@ def resume(
     min_ranks: int | None = None,
     model: nn.Module | None = None,
     cost: str | float | None = None,
+    stage: Stage = "stream",
+    warm: bool = False,
+    disk_max: str | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     began: float | None = None,
     on_event: OnEvent | None = None,
@@ -212,11 +228,13 @@ def resume(
     run: a run, or the copy of one that ``checkpoint_to`` made (URL/RUN), which is first fetched into ``runs_dir``
     data: only if the dataset has moved      began: as of ``train``: the rest of its time counts from then on
     cost: what the whole run may cost from now on ("$8"), as its limit or, where it has a time, as that
+    stage, warm, disk_max: see ``api.sources.Staging``
     A run whose own checkpoints are gone, or older than their copies, goes on from the newest copy; ``say`` is told.
     Raises UsageError if the run has come to its end, or another process trains it; BudgetSpent if it has cost what it
     may; else as ``train`` does.
     """
     began = monotonic() if began is None else began
+    how = Staging(stage, warm, disk_max)
     from eighteen.training.preflight import room_to_resume
 
     def prepare(stack: ExitStack) -> tuple[RunDir, Dataset]:
@@ -226,7 +244,7 @@ def resume(
             hint = f"eighteen eval {folder.path} {data or place_of_dataset(folder)}"
             raise UsageError(f"resume {folder.path}", got=got, need="a run that is not finished", hint=hint)
         recipe = with_cost(folder, cost)
-        dataset = fetched(os.fspath(data or place_of_dataset(folder)), say)
+        dataset = fetched(os.fspath(data or place_of_dataset(folder)), stack, say)
         take(folder, stack, say)
         if cost is not None:
             write_atomic(folder.recipe, recipes.dump(recipe))
@@ -243,6 +261,8 @@ def resume(
         on_event=on_event,
         module=model,
         began=began,
+        how=how,
+        say=say,
     )
 
 

@@ -70,6 +70,40 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def alone_if_free(path: Path) -> Iterator[bool]:
+    """Gives whether no other process is in such a block for this file, which is made, and none is waited for."""
+    with _opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+        yield _is_locked(descriptor, fcntl.LOCK_EX)
+
+
+@contextmanager
+def used(folder: Path) -> Iterator[bool]:
+    """Keep others from being ``alone`` in a folder as long as the block lasts; gives whether it is still there."""
+    with _opened(folder, os.O_RDONLY) as descriptor:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor))
+
+
+@contextmanager
+def unused(folder: Path) -> Iterator[bool]:
+    """Gives whether nobody is in a ``used`` block for a folder, and keeps it so; without waiting."""
+    with _opened(folder, os.O_RDONLY) as descriptor:
+        yield _is_locked(descriptor, fcntl.LOCK_EX)
+
+
+def _is_locked(descriptor: int, how: int) -> bool:
+    """Whether it is now ours; as if it were where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
 def _opened(path: Path, how: int) -> Iterator[int]:
     descriptor = os.open(path, how, 0o666)
     try:

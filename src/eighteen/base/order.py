@@ -8,7 +8,7 @@ nothing depends on how many ranks share the work.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 # Samples of an epoch that are sorted, which takes 40 bytes each while it lasts and 8 as long as the epoch. Of more,
 # each place is computed by itself, in no memory. Another number would be another order, also for runs that go on.
 MOST_SORTED = 2**22
+WINDOW = 2  # shards whose samples are mixed in a first epoch by shards: their samples are mixed as they are packed, too
 ROUNDS = 6  # of the Feistel network; four make a permutation look random (Luby, Rackoff 1988)
 
 
@@ -78,6 +79,7 @@ def _scattered(seed: int, epoch: int, length: int, positions: NDArray[np.int64])
 
 _epoch_permutation = lru_cache(maxsize=2)(_permutation)  # two epochs may meet in one batch
 _class_permutation = lru_cache(maxsize=4096)(_permutation)  # one a class, together as large as one epoch's
+_window_permutation = lru_cache(maxsize=4)(_permutation)
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,19 @@ class Order:
     With ``labels`` ([num_samples] int64) the order is class-balanced: each epoch has the same number of samples of each
     class, small classes come round more often, large ones less, and every class is gone through without repeats before
     it starts again.
+
+    With ``starts`` ([S + 1] int64: the first sample of each shard, and num_samples) the first epoch goes through the
+    samples of WINDOW shards after the other, in the order of ``shards``; the epochs after it are as always.
     """
 
     seed: int
     num_samples: int
     labels: NDArray[np.int64] | None = None
+    starts: NDArray[np.int64] | None = None
     _members: tuple[NDArray[np.int64], ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
+        assert self.labels is None or self.starts is None
         if self.labels is not None:
             members = tuple(np.flatnonzero(self.labels == label) for label in np.unique(self.labels))
             object.__setattr__(self, "_members", members)
@@ -120,11 +127,36 @@ class Order:
         samples = np.empty(count, np.int64)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            if self.num_samples > MOST_SORTED:
+            if epoch == 0 and self.starts is not None:
+                samples[here] = self._by_shards(self.starts, positions[here])
+            elif self.num_samples > MOST_SORTED:
                 samples[here] = _scattered(self.seed, epoch, self.num_samples, positions[here])
             else:
                 samples[here] = _epoch_permutation(self.seed, epoch, self.num_samples)[positions[here]]
         return samples, epochs
+
+    @cached_property
+    def shards(self) -> NDArray[np.int64]:
+        """In which order the first epoch goes through the shards, where it does."""
+        return _permutation(self.seed, -1, 0 if self.starts is None else len(self.starts) - 1)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """The position after the last sample of each shard, as the first epoch goes through them."""
+        assert self.starts is not None
+        return np.cumsum(np.diff(self.starts)[self.shards])
+
+    def _by_shards(self, starts: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        windows = np.searchsorted(self._ends, positions, side="right") // WINDOW
+        samples = np.empty_like(positions)
+        for window in np.unique(windows).tolist():
+            first, here = window * WINDOW, windows == window
+            shards = self.shards[first : first + WINDOW].tolist()
+            members = np.concatenate([np.arange(*starts[shard : shard + 2].tolist()) for shard in shards])
+            begins = self._ends[first - 1] if first else 0
+            order = _window_permutation(self.seed, -2, len(members), window)
+            samples[here] = members[order[positions[here] - begins]]
+        return samples
 
     def _balanced(self, stream: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         # The stream is made of rounds: one sample from every class, the classes of a round in random order.

@@ -259,6 +259,11 @@ class Data(Section):
     balance: Literal["none", "weights", "sampling"] = Field(
         default="none", description="against class imbalance: weigh the loss, or draw classes evenly"
     )
+    order: Literal["shuffled", "by-shards"] = Field(
+        default="shuffled",
+        description="of the first epoch: all samples shuffled, or the shards, and samples within two shards at a time;"
+        " chosen where training starts before all shards are there",
+    )
     tolerate: Share = Field(
         default=0.0001, description="share of a split's samples that may be bad; with one more the run ends"
     )
@@ -271,6 +276,12 @@ class Data(Section):
         default=None, description="per channel, of pixels in [0, 1]; none: the dataset's own"
     )
     std: tuple[float, ...] | None = Field(default=None, description="as mean")
+
+    @model_validator(mode="after")
+    def _balanced_samples_have_no_shards(self) -> Self:
+        if self.order == "by-shards" and self.balance == "sampling":
+            raise ValueError('order "shuffled", or another balance than sampling')
+        return self
 
 
 class Train(Section):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -183,7 +184,7 @@ def unfinished(
     digest: of the dataset, which the environment of a run has as ``dataset_digest``
     tuning: what the recipe was to be tuned for, which changes it; None: nothing
     """
-    asked = {"recipe": recipes.dump(recipe), "tuning": tuning}
+    asked = (_but_order(recipes.dump(recipe)), tuning)
     for path in sorted(parent.glob(f"{name}-*Z*"), key=lambda path: path.name, reverse=True):
         run = RunDir(path)
         try:
@@ -200,10 +201,18 @@ def unfinished(
             yield run
 
 
-def _asked(run: RunDir) -> dict[str, str | None]:
+def _asked(run: RunDir) -> tuple[dict[str, Any], str | None]:
     """The recipe that it was to have, and what that was to be tuned for."""
-    tuned = run.read_tuned()
-    return tuned["asked"] if tuned else {"recipe": run.recipe.read_text("utf-8"), "tuning": None}
+    if tuned := run.read_tuned():
+        return _but_order(tuned["asked"]["recipe"]), tuned["asked"]["tuning"]
+    return _but_order(run.recipe.read_text("utf-8")), None
+
+
+def _but_order(recipe: str) -> dict[str, Any]:
+    """All of it but what depends on how much of a dataset was there when the run began."""
+    tree = tomllib.loads(recipe)
+    tree.get("data", {}).pop("order", None)
+    return tree
 
 
 def open(path: str | os.PathLike[str]) -> RunDir:

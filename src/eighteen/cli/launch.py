@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -34,6 +34,9 @@ def launch(
     cost: str | None = None,
     price_usd_h: float | None = None,
     checkpoint_to: str | None = None,
+    stage: Literal["stream", "first"] | None = None,
+    warm: Annotated[bool, Parameter(negative="")] = False,
+    disk_max: str | None = None,
     max_hours: float | None = None,
     max_cost: str | None = None,
     after_success: str | None = None,
@@ -73,6 +76,9 @@ def launch(
         cost: What all may cost, e.g. '$2', by --price-usd-h.
         price_usd_h: Of all machines together, in dollars an hour.
         checkpoint_to: Copy each checkpoint there as well: a path that all machines see, or a URL of fsspec.
+        stage: Of a dataset at a URL: stream, train as soon as its first shards are there, or first, when all are.
+        warm: Also read the shards that are on the machines already into their memory.
+        disk_max: The most that all datasets from URLs may take on each machine, e.g. 50GB.
         max_hours: After so many hours all is saved and ended, by the machines themselves.
         max_cost: The same in dollars, e.g. '$40', by --price-usd-h.
         after_success: When the machines end what is left, e.g. stop:10m; keep: not at all.
@@ -109,9 +115,10 @@ def launch(
         recipes.load(recipe, model=model, epochs=epochs, batch=batch, changes=set_, side=32)
     given = {"--model": model, "--epochs": epochs, "--batch": batch, "--time": time, "--until": until}
     given |= {"--cost": cost, "--price-usd-h": price_usd_h, "--checkpoint-to": checkpoint_to}
+    given |= {"--stage": stage, "--disk-max": disk_max}
     given |= {} if file else {"--recipe": recipe}
     words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    words += [word for change in set_ for word in ("--set", change)]
+    words += [word for change in set_ for word in ("--set", change)] + ["--warm"] * warm
     if slurm is not None:
         job = cluster.wanted(
             data,

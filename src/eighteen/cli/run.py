@@ -32,6 +32,9 @@ def train(
     name: str | None = None,
     runs_dir: Path = Path("runs"),
     checkpoint_to: str | None = None,
+    stage: Literal["stream", "first"] = "stream",
+    warm: Annotated[bool, Parameter(negative="")] = False,
+    disk_max: str | None = None,
     new: bool = False,
     into: Annotated[Path | None, Parameter(show=False)] = None,
     fix: Annotated[bool, Parameter(negative="")] = False,
@@ -62,6 +65,10 @@ def train(
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         checkpoint_to: Copy each checkpoint there as well: a path, or a URL of fsspec such as s3://bucket/folder.
+        stage: Of a dataset at a URL. stream: train as soon as its first shards are here, where it is large; first: when
+            all that the recipe reads are.
+        warm: Also read the shards that are here already into memory (the page cache), while training starts.
+        disk_max: The most that all datasets brought from URLs may take here, e.g. 50GB: those not used for longest go.
         new: Start a new run, also where one of the same command could go on.
         into: A folder that a launch has made for it.
         fix: At the end of an epoch apply what the doctor finds meanwhile and is safe: threads, prefetch, smaller parts.
@@ -90,6 +97,7 @@ def train(
         raise UsageError(f"train --resume {resume}", got=" and ".join(given), need=need, hint=hint)
     screen = console(stderr=True)
     say = partial(screen.print, markup=False, highlight=False, soft_wrap=True)
+    staging = {"stage": stage, "warm": warm, "disk_max": disk_max}
     with Display(screen) as display:
         if resume is not None:
             result = api.resume(
@@ -99,6 +107,7 @@ def train(
                 procs=procs,
                 min_ranks=min_ranks,
                 cost=cost,
+                **staging,
                 runs_dir=runs_dir,
                 began=process_began(),
                 on_event=display,
@@ -123,6 +132,7 @@ def train(
                 name=name,
                 runs_dir=runs_dir,
                 checkpoint_to=checkpoint_to,
+                **staging,
                 new=new,
                 into=into,
                 fix=fix,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from eighteen.base.errors import DataError
 from eighteen.base.hardware import num_cpus
 from eighteen.data import workers
+from eighteen.data.arriving import origin
 from eighteen.data.dataset import (
     ROWS,
     Origins,
@@ -108,7 +109,7 @@ def check(
     raises DataError only where dataset.json itself is missing, unreadable or too new
     """
     started, root = time.monotonic(), Path(path)
-    facts = read_facts(root)
+    facts, url = read_facts(root), origin(root)
     try:
         check_facts(facts)
         files, todo = stored_files(facts), _jobs(root, facts)
@@ -124,6 +125,8 @@ def check(
     num_bytes = 0
     with closing(workers.in_order(_check_file, todo, procs=procs or num_cpus())) as results:
         for done, (job, found) in enumerate(zip(todo, results, strict=True), start=1):
+            if url and not (root / job.stored.name).exists():
+                found = [Problem(job.stored.name, f"not brought from {url}: nobody has needed it here")]
             problems += found
             num_bytes += job.stored.num_bytes
             if on_progress is not None:

@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError, MachineError
+from eighteen.data import arriving as copies
+from eighteen.data.arriving import Arriving
 from eighteen.data.index import INDEX_DTYPE, MAX_BYTES, MAX_PIXELS, MOST_CHECKED, open_index
 from eighteen.data.listing import SPLITS, some
 from eighteen.data.npy import open_mapped
@@ -56,6 +58,7 @@ class Rendition:
     in_memory: bool = False  # its pixels are nobody else's: never read from a file, never verified
     name: str = "full"
     unchecked: Callable[[NDArray[np.void]], str | None] | None = None  # what is wrong with rows of an index so long
+    arriving: Arriving | None = None  # its shards, where some may not be here yet
     _files: dict[int, int] = field(init=False, repr=False, default_factory=dict)
     _lock: Any = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -91,6 +94,12 @@ class Rendition:
         if self.in_memory:
             return self.pixels[sample]
         return np.frombuffer(self.read(sample), np.uint8).reshape(self.pixels.shape[1:])
+
+    def lacking(self, samples: NDArray[np.int64]) -> list[str]:
+        """The shards of these samples that are not here yet."""
+        if self.arriving is None or self.in_memory:
+            return []
+        return self.arriving.lacking(self.shards[shard] for shard in np.unique(self.index["shard"][samples]).tolist())
 
     def require_sound(self, samples: NDArray[np.int64]) -> None:
         """DataError if rows of the index that are about to be used are wrong and nobody has looked at them before."""
@@ -189,15 +198,18 @@ class Dataset:
     std: tuple[float, ...]
     made: Mapping[str, Any]  # how: source, options, counts, version
     digest: str  # of classes and files: the same for the same samples in the same order
+    arriving: Arriving | None = None  # its files, where some may not be here yet
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
 
-def open(path: str | os.PathLike[str]) -> Dataset:
+def open(path: str | os.PathLike[str], *, brings: bool = False) -> Dataset:
     """Open a packed dataset.
 
+    brings: also a copy of one that lies elsewhere and of which shards are not here yet; they are brought as they are
+        read
     raises DataError if it is no dataset, is unfinished, was made by a newer eighteen, or lacks a file, or if a file is
     not as long as it should be or an index is not the one that was written
     """
@@ -205,10 +217,13 @@ def open(path: str | os.PathLike[str]) -> Dataset:
     facts = read_facts(root)
     try:
         check_facts(facts)
+        arriving = _arriving(root, facts, brings)
         for stored in stored_files(facts):
-            _check_length(root, stored)
+            if not (arriving and arriving.lacking([stored.name])):
+                _check_length(root, stored)
         splits = {
-            name: _open_split(root, name, split, len(facts["classes"])) for name, split in facts["splits"].items()
+            name: _open_split(root, name, split, len(facts["classes"]), arriving)
+            for name, split in facts["splits"].items()
         }
         return Dataset(
             path=root,
@@ -219,6 +234,7 @@ def open(path: str | os.PathLike[str]) -> Dataset:
             std=tuple(facts["std"]),
             made=facts["made"],
             digest=_digest(facts),
+            arriving=arriving,
         )
     except DataError:
         raise
@@ -287,6 +303,12 @@ def stored_files(facts: Mapping[str, Any]) -> list[Stored]:
     return [stored_from(one) for one in named]
 
 
+def shards(facts: Mapping[str, Any]) -> list[str]:
+    """The files of ``stored_files`` that may come after a dataset has been opened: shards of JPEGs."""
+    renditions = [one for split in facts["splits"].values() for one in split["renditions"].values()]
+    return [stored_from(shard).name for one in renditions if one["kind"] == "jpeg" for shard in one["shards"]]
+
+
 def stored_from(one: Mapping[str, Any]) -> Stored:
     """A file of dataset.json; ValueError if it lies elsewhere than in the dataset."""
     path = PurePosixPath(one["file"])
@@ -339,10 +361,26 @@ def _check_length(root: Path, stored: Stored) -> None:
         raise _wrong_file(root, stored.name, f"{num_bytes:,} of {stored.num_bytes:,} bytes")
 
 
-def _open_split(root: Path, name: str, facts: Mapping[str, Any], num_classes: int) -> Split:
+def _arriving(root: Path, facts: Mapping[str, Any], brings: bool) -> Arriving | None:
+    """What is still to come of a copy; None where all is here. DataError unless it may come."""
+    if (url := copies.origin(root)) is None:
+        return None
+    arriving = Arriving(root, url, stored_files(facts))
+    if not (lacking := arriving.lacking(shards(facts))):
+        return None
+    if not brings:
+        got = f"a copy of {url} without {len(lacking):,} shards, {lacking[0]} the first, that nobody has needed here"
+        raise DataError(f"open {root}", got=got, need="all of it", hint=f"eighteen train {url}, or a whole copy")
+    return arriving
+
+
+def _open_split(root: Path, name: str, facts: Mapping[str, Any], num_classes: int, arriving: Arriving | None) -> Split:
     origins = Origins(root / facts["sources"]["file"])
     renditions = {
-        key: _open_rendition(root, key, one, origins, num_samples=facts["samples"], num_classes=num_classes)
+        key: replace(
+            _open_rendition(root, key, one, origins, num_samples=facts["samples"], num_classes=num_classes),
+            arriving=arriving,
+        )
         for key, one in facts["renditions"].items()
     }
     return Split(name, facts["samples"], renditions["full"].index["label"], renditions, origins)

@@ -167,8 +167,8 @@ class TrainLoader:
             raise DataError(f"make this rank's batch of step {step.number}", got=got, need="a sound one", hint=hint)
 
     def waits(self) -> dict[str, float]:
-        """Seconds since the last call: read_s, verify_s, decode_s and resize_s (summed over threads), copy_s, and
-        wait_s, which the consumer waited for batches.
+        """Seconds since the last call: read_s, verify_s, decode_s and resize_s (summed over threads), copy_s, arrive_s
+        (for shards that were not here yet), and wait_s, which the consumer waited for batches.
         """
         waited_s = self._waited_before_s + (self._ahead.waited_s if self._ahead else 0.0)
         since, self._reported_wait_s = waited_s - self._reported_wait_s, waited_s
@@ -184,7 +184,9 @@ class TrainLoader:
 
     def _stalled(self) -> Stalled:
         slow = self._maker.slowest()
-        if slow is None:
+        if awaited := self._maker.awaited:
+            what, got = f"bring {awaited}", f"not all of it after {self._patience_s:g} s"
+        elif slow is None:
             what, got = "make the next batch", f"nothing for {self._patience_s:g} s"
         else:
             shard = slow.rendition.shards[slow.rendition.index[slow.sample]["shard"]]
@@ -223,7 +225,7 @@ class TrainLoader:
             return len(self._cuts_off), steps
 
     def _rendition_for(self, step: Step) -> Rendition:
-        return _rendition_for(self._split, step.row, self._rendition)
+        return rendition_for(self._split, step.row, self._rendition)
 
     def _kept_for(self, step: Step, rendition: Rendition, before: Kept | None) -> Kept | None:
         """Where this phase's pictures are kept; what an earlier phase has kept is used again if it is the same."""
@@ -344,7 +346,7 @@ def kept_bytes(
 
     visits: to each picture, in the phase      Raises MachineError where they are asked to be kept and do not fit
     """
-    stored, (side,) = _rendition_for(split, row, settings.rendition), row.sizes
+    stored, (side,) = rendition_for(split, row, settings.rendition), row.sizes
     size = size_for(stored, side=side, share=_share_of(stored, row), channels=channels)
     num_bytes = size.bytes_for(split.num_samples)
     where = place_for(settings.keep, num_bytes, free, visits=visits)
@@ -357,8 +359,8 @@ def free_memory(world: World, device: torch.device) -> Memory:
     return Memory(available_bytes() // world.local_size, on_device)
 
 
-def _rendition_for(split: Split, row: Phase, name: str) -> Rendition:
-    """name: what the recipe says where the phase does not"""
+def rendition_for(split: Split, row: Phase, name: str) -> Rendition:
+    """What a phase reads. name: what the recipe says where the phase does not"""
     square = row.min_scale == 1.0
     return choose_rendition(split, row.rendition or name, size=row.sizes[0], share=_mean_share(row), square=square)
 

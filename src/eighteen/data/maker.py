@@ -96,14 +96,20 @@ class BatchMaker:
         self._transfer = Transfer(device, num_slots=IN_WORK + 1)
         self.num_threads, self._used_threads = num_threads, num_threads  # the first may be changed by another thread
         self._decoder = decoder(num_threads)
+        self.awaited: str | None = None  # a file that is not here yet
+        self._is_cancelled = False
 
     def make(self, cuts: Iterable[Cut]) -> Iterator[Sending]:
         """Batches in the order of their cuts."""
         in_work = deque[_Filling]()
         for cut in cuts:
-            if self.num_threads != self._used_threads:
+            lacking = cut.rendition.lacking(cut.samples)
+            if lacking or self.num_threads != self._used_threads:
                 while in_work:
                     yield self._end(in_work.popleft())
+            if lacking:
+                self._await(cut.rendition, lacking)
+            if self.num_threads != self._used_threads:
                 self._change_threads(self.num_threads)
             in_work.append(self._begin(cut))
             if len(in_work) == IN_WORK:
@@ -116,10 +122,19 @@ class BatchMaker:
         self._decoder.close()
         self._decoder, self._used_threads = decoder(count), count
 
+    def _await(self, rendition: Rendition, lacking: list[str]) -> None:
+        """Files of a rendition that are still on their way."""
+        assert rendition.arriving
+        began, self.awaited = perf_counter(), f"{lacking[0]} from {rendition.arriving.url}"
+        rendition.arriving.wait(lacking, goes_on=lambda: not self._is_cancelled)
+        self.stages.add(arrive_s=perf_counter() - began)
+        self.awaited = None
+
     def slowest(self) -> Slow | None:
         return self._decoder.slowest()
 
     def cancel(self) -> None:
+        self._is_cancelled = True
         self._decoder.cancel()
 
     def close(self) -> None:
@@ -253,7 +268,7 @@ class _Stages:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seconds = dict.fromkeys((*(field.name for field in fields(Timings)), "copy_s"), 0.0)
+        self._seconds = dict.fromkeys((*(field.name for field in fields(Timings)), "copy_s", "arrive_s"), 0.0)
 
     def add(self, **seconds: float) -> None:
         with self._lock:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -44,6 +46,23 @@ def at(url: str) -> Place:
     files, path = fsspec.url_to_fs(url)
     files.invalidate_cache()  # what others wrote since
     return Place(files, path)
+
+
+def shortcut(url: str) -> Any | None:
+    """obstore's way into a folder, where it is installed and knows one: twice as fast as fsspec's, for half the time of
+    processors. It has ``get_range(name, start=, end=)``.
+
+    Whoever it fails, be it for credentials that it does not find, asks fsspec, which says why not.
+    """
+    try:
+        from_url = importlib.import_module("obstore.store").from_url
+        return from_url(
+            url,
+            client_options={"allow_http": True, "connect_timeout": "5s"},
+            retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=5)},
+        )
+    except Exception:  # its own, for a protocol that it does not know
+        return None
 
 
 def is_url(text: str) -> bool:

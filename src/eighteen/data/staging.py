@@ -1,33 +1,32 @@
-"""Datasets that lie elsewhere (s3://, gs://, https://, a mounted path): brought to this machine's disk, or sent there.
+"""Datasets that lie elsewhere (s3://, gs://, https://, a mounted path): copied to this machine's disk, or sent there.
 
-A URL goes in, the path of a dataset on this machine comes out. What is there already is never read again; each file is
-verified by the SHA-256 that dataset.json has for it, and that comes last, so what was cut off is no dataset and goes on
-where it stopped.
+A URL goes in, the path of a copy on this machine comes out, NAME-DIGEST.e18. It opens as soon as what says where
+samples lie is here; shards come later, as a run needs them: see ``arriving``. What is here is never read again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
+import os
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from eighteen.base import cache
-from eighteen.base.errors import DataError
-from eighteen.base.files import require_room, sync_file, unwritable_is_said, write_atomic
-from eighteen.base.lock import alone
-from eighteen.data import dataset, places
+from eighteen.base.errors import DataError, MachineError, UsageError
+from eighteen.base.files import unwritable_is_said, write_atomic
+from eighteen.base.lock import alone, unused, used
+from eighteen.data import arriving, dataset, places
+from eighteen.data.arriving import AT_ONCE, Arriving, Progress
 from eighteen.data.places import Place
-from eighteen.data.shards import Stored, sha256_of
+from eighteen.data.shards import Stored
 
-AT_ONCE = 8  # files
-PIECE_BYTES = 8 * 2**20  # of one question
-WAITS_S = (0.5, 2.0, 8.0)  # before a piece that did not come is asked for again
-
-Progress = Callable[[int, int, int], object]  # files done, of how many, bytes that have come
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def folder() -> Path:
@@ -55,25 +54,106 @@ def push(path: Path, url: str, *, on_progress: Progress = lambda *_: None) -> st
 
 
 def stage(url: str, to: Path, *, on_progress: Progress = lambda *_: None) -> Path:
-    """Bring the dataset at ``url`` into the folder ``to``; returns its path there, NAME-DIGEST.e18.
+    """Bring the whole dataset at ``url`` into the folder ``to``; returns its path there. Raises as ``begin`` does."""
+    with ExitStack() as stack:
+        path = begin(url, to, stack)
+        found = Arriving(path, url, dataset.stored_files(dataset.read_facts(path)))
+        stack.callback(found.close)
+        names = dataset.shards(dataset.read_facts(path))
+        found.require_room(names)
+        found.wait(names, on_progress=on_progress)
+        found.settle()
+    return path
 
-    Several processes of a machine may ask at once: one does it. Pieces that do not come are asked for again; a file
-    that came wrong is brought once more.
+
+def begin(url: str, to: Path, stack: ExitStack) -> Path:
+    """A copy of the dataset at ``url`` in the folder ``to``, which opens; not more of its shards than are here already.
+
+    As long as the stack lasts ``make_room`` leaves it alone. Several processes of a machine may ask at once.
     raises DataError for what is no dataset or came wrong twice; MachineError without room, or if ``url`` is silent
     """
     there = _reached(url)
     facts = _facts(there, url)
     with TemporaryDirectory() as place, unwritable_is_said(to, hint=f"df -h {to}; XDG_CACHE_HOME=/another/disk"):
         write_atomic(Path(place) / dataset.FACTS, facts)
-        stored = _stored(dataset.read_facts(Path(place)), url)
+        known = dataset.read_facts(Path(place))
+        stored, shards = _stored(known, url)
         name = PurePosixPath(there.path).name.removesuffix(".e18")
         path = to / f"{name}-{hashlib.sha256(facts).hexdigest()[:12]}.e18"
-        path.mkdir(parents=True, exist_ok=True)
-        with alone(path):
-            if not (path / dataset.FACTS).is_file():
-                _bring(there, path, url, stored, on_progress)
+        _use(path, stack)
+        if not (path / dataset.FACTS).is_file():
+            found, names = Arriving(path, url, stored), [one.name for one in stored if one.name not in shards]
+            stack.callback(found.close)
+            found.require_room(names)
+            found.wait(names)
+            with alone(to):
+                if found.lacking(shards):
+                    arriving.mark(path, url)
                 write_atomic(path / dataset.FACTS, facts)
+        os.utime(path / dataset.FACTS)  # when it was last used
     return path
+
+
+def make_room(path: Path, num_bytes: int, *, most_bytes: int, say: Callable[[str], object]) -> None:
+    """Let the folder of copies have at most ``most_bytes`` when ``num_bytes`` more have come into the copy ``path``:
+    others that nobody uses are deleted, the longest unused first.
+
+    raises MachineError if that is not enough
+    """
+    with alone(path.parent):
+        sizes = {one: _num_bytes(one) for one in path.parent.iterdir() if one.is_dir()}
+        for other in sorted((one for one in sizes if one != path), key=_last_used):
+            if sum(sizes.values()) + num_bytes <= most_bytes:
+                break
+            with unused(other) as is_unused:
+                if is_unused:
+                    say(f"deleting {other}, {sizes[other] / 1e9:,.2f} GB, for --disk-max")
+                    (other / dataset.FACTS).unlink(missing_ok=True)  # first: without it, what is left is no dataset
+                    shutil.rmtree(other)
+                    del sizes[other]
+    if (all_bytes := sum(sizes.values()) + num_bytes) > most_bytes:
+        got, need = f"{all_bytes:,} bytes that are in use or needed", f"at most {most_bytes:,} bytes in {path.parent}"
+        hint = f"--disk-max {-(-all_bytes // 10**9)}GB, or a rendition that is smaller"
+        raise MachineError(f"bring a dataset to {path}", got=got, need=need, hint=hint)
+
+
+def bytes_of(text: str, *, flag: str) -> int:
+    """50GB -> 50,000,000,000. UsageError for what is no amount."""
+    if not (found := re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|TB)", text)) or not float(found[1]):
+        raise UsageError(flag, got=repr(text), need="a number of MB, GB or TB", hint=f"{flag} 50GB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def read_ahead(paths: Iterable[Path], *, goes_on: Callable[[], bool]) -> None:
+    """Read files into the page cache, one after the other, as long as ``goes_on`` says so."""
+    buffer = bytearray(2**20)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while goes_on() and file.readinto(buffer):
+                pass
+
+
+def _use(path: Path, stack: ExitStack) -> None:
+    """Make the folder, if it is not there, and keep it."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), ExitStack() as trial:
+            if trial.enter_context(used(path)):  # else another process has just deleted it
+                stack.enter_context(trial.pop_all())
+                return
+
+
+def _num_bytes(path: Path) -> int:
+    num_bytes = 0
+    for one in path.rglob("*"):
+        with suppress(FileNotFoundError):  # it has just got its name
+            num_bytes += one.stat().st_size if one.is_file() else 0
+    return num_bytes
+
+
+def _last_used(path: Path) -> float:
+    facts = path / dataset.FACTS
+    return facts.stat().st_mtime if facts.is_file() else 0.0
 
 
 def _reached(url: str) -> Place:
@@ -89,28 +169,16 @@ def _facts(there: Place, url: str) -> bytes:
     raise DataError(f"read the dataset {url}", got=f"no {dataset.FACTS} there", need="a dataset", hint=hint)
 
 
-def _stored(facts: dict[str, Any], url: str) -> list[Stored]:
+def _stored(facts: dict[str, Any], url: str) -> tuple[list[Stored], set[str]]:
     try:
         dataset.check_facts(facts)
-        return dataset.stored_files(facts)
+        return dataset.stored_files(facts), {*dataset.shards(facts)}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         need, hint = "the description that eighteen wrote", "eighteen push the dataset again"
         raise DataError(f"read the dataset {url}", got=str(error), need=need, hint=hint) from None
 
 
-def _bring(there: Place, path: Path, url: str, stored: Sequence[Stored], on_progress: Progress) -> None:
-    missing = [one for one in stored if not (path / one.name).is_file()]
-    have = sum(part.stat().st_size for one in missing if (part := _part(path / one.name)).is_file())
-    need = sum(one.num_bytes for one in missing) - have
-    hint = f"XDG_CACHE_HOME=/another/disk, or delete what is not needed in {path.parent}"
-    require_room(path, need, tried=f"bring {url} to {path.parent}", hint=hint)
-    for one in missing:
-        (path / one.name).parent.mkdir(parents=True, exist_ok=True)
-    with places.reaching("read the dataset", url), ThreadPoolExecutor(AT_ONCE) as threads:
-        _all((threads.submit(_fetch, there, path, one) for one in missing), missing, on_progress)
-
-
-def _all(futures: Iterable[Future[None]], stored: Sequence[Stored], on_progress: Progress) -> None:
+def _all(futures: Iterator[Future[None]], stored: Sequence[Stored], on_progress: Progress) -> None:
     """Wait for all; the first that fails ends those that have not begun."""
     waiting = dict(zip(futures, stored, strict=True))
     num_bytes = 0
@@ -129,53 +197,3 @@ def _send(root: Path, there: Place, one: Stored) -> None:
     target = there / one.name
     there.files.makedirs(target.path.rpartition("/")[0], exist_ok=True)
     there.files.put_file(str(root / one.name), target.path)
-
-
-def _fetch(there: Place, root: Path, one: Stored) -> None:
-    """A file under its name, whole and verified."""
-    path, part = root / one.name, _part(root / one.name)
-    for attempt in (1, 2):
-        with part.open("ab") as file:
-            for piece in _pieces(there / one.name, file.tell(), one.num_bytes):
-                file.write(piece)
-        sync_file(part)
-        if sha256_of(part) == one.sha256:
-            part.rename(path)
-            return
-        part.unlink()
-        if attempt == 2:
-            got, need = "bytes that do not match its digest, twice", "the file that was packed"
-            hint = "eighteen check, where the dataset lies; then eighteen push it again"
-            raise DataError(f"bring {(there / one.name).path}", got=got, need=need, hint=hint)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
-def _pieces(file: Place, start: int, end: int) -> Iterator[bytes]:
-    while start < end:
-        stop = min(end, start + PIECE_BYTES)
-        piece = _asked(file, start, stop)
-        if len(piece) != stop - start:  # a server that knows no ranges sends all of it; one file is too short
-            piece = piece[start:] if len(piece) == end else piece
-            if start + len(piece) != end:
-                got, need = f"{len(piece):,} bytes at {start:,}", f"{stop - start:,}"
-                raise DataError(f"bring {file.path}", got=got, need=need, hint="eighteen push the dataset again")
-            stop = end
-        yield piece
-        start = stop
-
-
-def _asked(file: Place, start: int, stop: int) -> bytes:
-    for wait_s in (*WAITS_S, None):
-        try:
-            return file.files.cat_file(file.path, start=start, end=stop)
-        except FileNotFoundError as error:
-            need, hint = "a file that its dataset.json names", "eighteen push the dataset again"
-            raise DataError(f"bring {file.path}", got="nothing there", need=need, hint=hint) from error
-        except Exception:  # each filesystem has its own for a connection that breaks
-            if wait_s is None:
-                raise
-            time.sleep(wait_s)
-    raise AssertionError

@@ -13,6 +13,7 @@ from eighteen.base.recipe import Recipe
 from eighteen.base.rundir import RunDir
 from eighteen.base.world import World
 from eighteen.data.dataset import Dataset
+from eighteen.data.wanted import order_of
 from eighteen.training.dist import device_of
 from eighteen.training.precision import autocast_dtype
 
@@ -68,9 +69,8 @@ def check_world(recipe: Recipe, num_ranks: int) -> None:
 def job(recipe: Recipe, data: Dataset, run: RunDir, world: World) -> Job:
     """Raises RecipeError if the recipe does not fit the world."""
     check_world(recipe, world.size)
-    train, device, balance = data.splits["train"], device_of(world), recipe.data.balance
-    weights = None
-    if balance == "weights":
+    train, device, weights = data.splits["train"], device_of(world), None
+    if recipe.data.balance == "weights":
         counts = torch.bincount(torch.from_numpy(train.labels.copy()), minlength=len(data.classes)).float()
         weights = (train.num_samples / (len(data.classes) * counts.clamp(min=1))).to(device)
     return Job(
@@ -80,6 +80,6 @@ def job(recipe: Recipe, data: Dataset, run: RunDir, world: World) -> Job:
         world=world,
         device=device,
         dtype=autocast_dtype(recipe.train.precision, device),
-        order=Order(recipe.train.seed, train.num_samples, train.labels if balance == "sampling" else None),
+        order=order_of(recipe, train),
         class_weights=weights,
     )

@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1  # sys/prctl.h
 def main(arguments: list[str]) -> int:
     """One rank of ``RUN DATASET``."""
     die_with(int(os.environ[SUPERVISOR]))
-    run, data = rundir.open(arguments[0]), datasets.open(arguments[1])
+    run, data = rundir.open(arguments[0]), datasets.open(arguments[1], brings=True)
     recipe = recipes.load(str(run.recipe))
     here, meeting = world.from_environment(), Path(os.environ[FILE_STORE]).parent
     stacks = stack_file(meeting, here.rank).open("w")  # open until the very end: the signal may come at any time

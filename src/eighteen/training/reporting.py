@@ -363,7 +363,7 @@ class Reporter:
             top5=outcome.top5 / step.batch,
             lr=step.lr,
             waits={**shares, "compute": max(0.0, 1 - sum(shares.values()))},
-            stages={name: waits[name] for name in ("read_s", "verify_s", "decode_s", "resize_s", "copy_s")},
+            stages={name: waits[name] for name in ("read_s", "verify_s", "decode_s", "resize_s", "copy_s", "arrive_s")},
             skipped=self._skipped,
             memory_bytes=memory_bytes(self._this.device),
             threads=self._loader.num_threads,

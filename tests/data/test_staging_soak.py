@@ -1,0 +1,158 @@
+"""A gigabyte from elsewhere, through all that can go wrong on its way. Run by ``make soak-cloud``."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from elsewhere import Elsewhere
+from PIL import Image
+
+import eighteen
+from eighteen.base import events
+from eighteen.base import recipe as recipes
+from eighteen.base.errors import MachineError
+from eighteen.data import arriving, dataset, staging, wanted
+from eighteen.data.check import check
+
+pytestmark = pytest.mark.soak_cloud
+
+NUM_PICTURES, NUM_COMMENTS, SIDE = 2600, 6, 96
+LOST_BYTES = (arriving.AT_ONCE + arriving.AHEAD) * arriving.PIECE_BYTES  # on their way, when a process ends
+OPTIONS = ["--recipe", "demo", "--epochs", "1", "--set", "phases.0.size=32", "--set", "eval.size=32"]
+OPTIONS += ["--set", "train.log_every=1", "--set", "data.keep=never"]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """1 GB in shards of 32 MiB: small pictures that carry noise as comments, so that packing them takes no minutes."""
+    folder, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(7)
+    for number in range(NUM_PICTURES):
+        picture = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(picture, "JPEG")
+        path = folder / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        comments = (b"\xff\xfe\xff\xff" + rng.bytes(2**16 - 3) for _ in range(NUM_COMMENTS))
+        path.write_bytes(b"".join([picture.getvalue()[:2], *comments, picture.getvalue()[2:]]))
+    found = eighteen.pack(folder / "photos", folder / "there" / "photos.e18", val=0.05, shard_bytes=2**25)
+    shutil.rmtree(folder / "photos")
+    assert num_bytes(found.path) > 10**9
+    return found
+
+
+@pytest.fixture
+def there(packed):
+    with Elsewhere(packed.path.parent) as found:
+        yield found
+
+
+def num_bytes(path: Path) -> int:
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+
+
+def names_of(packed) -> list[str]:
+    return [f"photos.e18/{name}" for name in dataset.shards(dataset.read_facts(packed.path))]
+
+
+def test_a_gigabyte_comes_whole_through_resets_a_spoilt_shard_and_a_kill_and_trains_meanwhile(packed, there, tmp_path):
+    names = names_of(packed)
+    for name in names[::5]:
+        there.resets[name] = 1
+    there.spoilt[names[3]] = 1
+    there.bytes_per_s = 20e6 / arriving.AT_ONCE  # slower than training, which so waits for shards
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "eighteen", "train", f"{there.url}/photos.e18", *OPTIONS]
+    begun = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    try:
+        wait_for(lambda: sum(there.sent.values()) > 3 * 10**8, begun)
+    finally:
+        begun.send_signal(signal.SIGKILL)
+        begun.wait()
+    there.bytes_per_s = 0.0
+    gate = there.gates[last_of(packed)] = threading.Event()
+    again = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    wait_for(lambda: first_step(tmp_path), again)  # with that shard still to come
+    gate.set()
+    assert again.wait() == 0
+    (copy,) = (tmp_path / "cache" / "eighteen" / "datasets").glob("photos-*.e18")
+    assert not check(copy).problems  # every byte
+    assert dataset.open(copy).digest == packed.digest
+    known = {f"photos.e18/{one.name}": one.num_bytes for one in dataset.stored_files(dataset.read_facts(copy))}
+    more = {name: there.sent[name] - size for name, size in known.items() if there.sent[name] != size}
+    expected = {*names[::5], names[3]}
+    lost = sum(count for name, count in more.items() if name not in expected)
+    pieces = arriving.PIECE_BYTES * len(names[::5])
+    print(f"{sum(there.sent.values()):,} bytes sent for {num_bytes(copy):,}; {lost:,} lost to the kill")
+    assert sum(more.values()) <= LOST_BYTES + pieces + known[names[3]]
+    last, first = max(there.ended[name] for name in names), first_step(tmp_path)
+    print(f"first step {last - first:.1f} s before the last shard")
+    assert first < last
+
+
+def test_a_disk_that_becomes_full_is_named_and_what_came_stays(packed, there, tmp_path):
+    url, names = f"{there.url}/photos.e18", names_of(packed)
+    with small_disk(tmp_path / "tiny", num_bytes(packed.path) // 2) as tiny:
+        with pytest.raises(MachineError, match=r"bring http.*bytes free on the disk"):
+            staging.stage(url, tiny)
+        assert not [name for name, _ in there.asked if name in names]
+    with small_disk(tmp_path / "disk", num_bytes(packed.path) + 2**26) as disk:
+        filler = disk / "filler"
+
+        def fill(done: int, total: int, _: int) -> None:
+            if done > total // 2 and not filler.exists():
+                with filler.open("wb", buffering=0) as file:
+                    while room := shutil.disk_usage(disk).free:
+                        file.write(bytes(min(room, 2**20)))
+
+        with pytest.raises(MachineError, match=r"write .*\.part: got ENOSPC"):
+            staging.stage(url, disk, on_progress=fill)
+        came = sum(there.sent[name] for name in names)
+        filler.unlink()
+        copy = staging.stage(url, disk)
+        assert not check(copy).problems
+        again = sum(there.sent[name] for name in names) - came
+        lost = came + again - sum((packed.path.parent / name).stat().st_size for name in names)
+        print(f"{came:,} bytes before the disk was full, {again:,} after; {lost:,} lost")
+        assert 0 <= lost <= LOST_BYTES
+
+
+@contextmanager
+def small_disk(path: Path, size: int) -> Iterator[Path]:
+    """A file system in memory of so many bytes."""
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("only root mounts a file system")
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def last_of(packed) -> str:
+    """The shard that the first epoch needs last."""
+    train, recipe = packed.splits["train"], recipes.load("demo", changes=["data.order=by-shards"])
+    return f"photos.e18/{train.renditions['full'].shards[wanted.order_of(recipe, train).shards[-1]]}"
+
+
+def first_step(folder: Path) -> float:
+    """When it was told, if it was; else 0."""
+    told = [one for path in folder.glob("runs/*/events.jsonl") for one in events.read(path)]
+    return min((one["time_s"] for one in told if one["event"] == "step"), default=0.0)
+
+
+def wait_for(is_so, process) -> None:
+    while not is_so():
+        assert process.poll() is None
+        time.sleep(0.05)
