@@ -14,8 +14,9 @@ HOSTS = "localhost,127.0.0.1"
 SMALL = ["--recipe", "demo", "--set", "phases.0.size=32", "--set", "eval.size=32", "--set", "train.log_every=1"]
 
 
-def begun(packed, *more):
-    return ["launch", str(packed.path), "--hosts", HOSTS, "--python", sys.executable, "--procs", "1", *SMALL, *more]
+def begun(packed, *more, preflight="--no-preflight"):
+    words = ["launch", str(packed.path), "--hosts", HOSTS, "--python", sys.executable, "--procs", "1", preflight]
+    return [*words, *SMALL, *more]
 
 
 def wait_for(process, text):

@@ -17,7 +17,7 @@ from eighteen import cli
 from eighteen.base import events, rundir
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, UsageError
-from eighteen.cloud import agent, driver, launcher
+from eighteen.cloud import agent, driver, launcher, preflight
 from eighteen.cloud.hosts import Host, hosts
 from eighteen.cloud.launch import Action, Launch, Seen, next_actions, next_attempt, require_fit, words_of
 from eighteen.training import checkpoint
@@ -94,6 +94,20 @@ IDLE = replace(READY, run="photos-1-then")
 )
 def test_machines_are_left_out_and_taken_in(launch, seen, reason, lost, expected):
     found = next_actions(launch, dict(zip(launch.hosts, seen, strict=True)), reason=reason, lost=lost)
+    assert [f"{one.verb} {one.host}" for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "lost", "is_still", "expected"),
+    [
+        ([TRAINS, None], "b", True, ["end a"]),  # its peer waits for it, and may do so for minutes
+        ([TRAINS, None], "b", False, ["wait "]),
+        ([TRAINS, None], "", True, ["wait "]),  # it may be back at once
+        ([TRAINS, TRAINS], "", True, ["wait "]),  # it evaluates
+    ],
+)
+def test_a_machine_is_lost_when_it_is_silent_and_the_run_as_well(seen, lost, is_still, expected):
+    found = next_actions(WANTED, dict(zip(WANTED.hosts, seen, strict=True)), reason=None, lost=lost, is_still=is_still)
     assert [f"{one.verb} {one.host}" for one in found] == expected
 
 
@@ -180,11 +194,13 @@ def test_hosts_are_names_and_nothing_else(tmp_path):
 
 
 def test_two_machines_that_share_nothing_train_what_one_would(packed, machines, tmp_path, capsys):
-    assert cli.main(begun(packed, "--epochs", "2")) == 0
+    assert cli.main(begun(packed, "--epochs", "2", preflight="--preflight")) == 0
     shown = capsys.readouterr()
     (path,) = (tmp_path / "runs").iterdir()
     assert shown.out == f"runs/{path.name}\n"
     assert "tmux attach -t" in shown.err
+    assert "preflight: 2 machines, links " in shown.err
+    assert json.loads((path / "launch" / "preflight.json").read_text())["all_reduce"]["seconds"] > 0
     there = [*machines.glob("*/.eighteen/datasets/*/dataset.json")]
     assert len(there) == 2
     ours = checkpoint.newest(rundir.open(path))
@@ -278,6 +294,17 @@ def test_a_silent_machine_is_named(packed, machines, monkeypatch, capsys):
     assert cli.main(begun(packed)) == 4
     assert "reach 127.0.0.1" in capsys.readouterr().err
     assert not [*machines.glob("*/.eighteen/launches/*")]
+
+
+def test_machines_that_cannot_train_together_begin_nothing(packed, machines, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "LEAST_FREE_BYTES", 2**60)
+    assert cli.main(begun(packed, preflight="--preflight")) == 4
+    said = capsys.readouterr().err
+    assert "train on 2 machines together: got " in said
+    assert "bytes free on localhost; " in said
+    (path,) = (tmp_path / "runs").iterdir()
+    assert not json.loads((path / "launch" / "preflight.json").read_text())["is_fit"]
+    assert not [*machines.glob("*/.eighteen/launches/*/begun-*")]
 
 
 def test_a_launch_that_fails_tells_what_the_machines_said(packed, machines, capsys):

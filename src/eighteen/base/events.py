@@ -108,7 +108,7 @@ def standing(events: Iterable[Event]) -> list[Event]:
 def _stands(before: Event, step: int) -> bool:
     """Whether an event still counts when the run goes back to ``step`` finished steps."""
     if before["event"] in ("resume", "checkpoint", "end"):  # which tell of so many steps that are done
-        return before["step"] <= step
+        return before.get("step", 0) <= step  # the end of a run that lost a peer may not know
     return before.get("step", -1) < step
 
 

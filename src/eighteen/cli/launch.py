@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError
-from eighteen.cli.app import Changes, app, console
+from eighteen.cli.app import Changes, app, console, to_stderr
 
 
 @app.command
@@ -38,6 +38,7 @@ def launch(
     name: str | None = None,
     runs_dir: Path = Path("runs"),
     new: Annotated[bool, Parameter(negative="")] = False,
+    preflight: bool = True,
     print_: Annotated[bool, Parameter(name="--print", negative="")] = False,
 ) -> None:
     """Train on several machines that one reaches by ssh: the program and the dataset are sent, and the run comes back.
@@ -69,6 +70,7 @@ def launch(
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         new: Begin a new launch, also where one of the same command could go on.
+        preflight: Measure first whether the machines can train together: names, ports, links, an all-reduce.
         print_: Show what would be sent and done, and do nothing.
     """
     from eighteen.base import recipe as recipes
@@ -113,11 +115,41 @@ def launch(
         say(described(wanted.limits, began=wanted.began, power_off=wanted.power_off))
     try:
         with Display(screen) as display:
-            launcher.follow(run, wanted, local, on_event=display, say=say)
+            launcher.follow(run, wanted, local, on_event=display, say=say, has_preflight=preflight)
     except KeyboardInterrupt:
         say(f"training goes on; the same command follows it again, eighteen stop {run.path} ends it")
         raise
     print(run.path)
+
+
+@app.command
+def preflight(*, hosts: str, python: str = "python3", gpus: int | None = None, json: Path | None = None) -> None:
+    """Find out in half a minute whether machines can train together; if not, which is at fault, and what to do there.
+
+    Names, clocks, disks, drivers, ports, links and an all-reduce; the program is sent to machines that lack it.
+
+    Args:
+        hosts: Machines, e.g. node1,user@node2:2222, or a file with one a line. Ranks meet at the first.
+        python: Of the machines, 3.11 or newer.
+        gpus: Ranks on each machine, one a GPU; all its GPUs if left out.
+        json: A file to write all that was measured to.
+    """
+    from eighteen.base.files import write_json
+    from eighteen.cloud import launcher
+    from eighteen.cloud import preflight as verdicts
+    from eighteen.results.feeding import table
+
+    if gpus is not None and gpus < 1:
+        raise UsageError("--gpus", got=str(gpus), need="1 or more", hint="--gpus 8")
+    report = launcher.preflight_of(hosts, python=python, ranks=gpus or 0, say=to_stderr)
+    console().print(table(verdicts.COLUMNS, [verdicts.row(report, host) for host in report.looks]))
+    if json is not None:
+        write_json(json, verdicts.facts(report))
+        print(f"wrote {json}")
+    for line in verdicts.warnings(report):
+        to_stderr(line)
+    verdicts.require_fit(report)
+    print(f"fit: {verdicts.summary(report)}")
 
 
 @app.command
@@ -175,6 +207,6 @@ def down(run: Path) -> None:
     from eighteen.cloud import driver, launcher
 
     folder, wanted = launcher.opened(run)
+    driver.keep_end(folder, "down")  # first, as whoever follows it would begin again
     for host, why in driver.on_all(wanted, "forget").items():
         print(f"{host}: {why or 'nothing is left'}")
-    (folder.path / "launch" / "ended.json").write_text('{"v": 1, "reason": "down"}\n')

@@ -122,9 +122,9 @@ def begin(asked):
         shlex.join(words),
         f"echo $? >exit-{attempt}",
     ]
-    script = launch / f"start-{attempt}.sh"
-    script.write_text("\n".join(lines) + "\n")
-    script.chmod(0o700)
+    board = ["-m", "tensorboard.main", "--logdir", "runs", "--host", "127.0.0.1", "--port", "6006"]
+    script = _script(launch / f"start-{attempt}.sh", lines)
+    _script(launch / "tensorboard", [*lines[:2], "exec " + shlex.join([words[0], *board])])
     (launch / f"begun-{attempt}").touch()
     with (launch / "out.log").open("a") as said:
         said.write(_title(attempt))
@@ -259,6 +259,12 @@ def _num_gpus():
 
 def _launch(asked):
     return HOME / "launches" / asked["launch"]
+
+
+def _script(path, lines):
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o700)
+    return path
 
 
 def _python(asked):

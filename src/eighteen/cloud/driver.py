@@ -15,11 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from eighteen.base.errors import MachineError
+from eighteen.base.errors import MachineError, Stopped
 from eighteen.base.events import OnEvent, last
 from eighteen.base.files import write_json
 from eighteen.base.rundir import RunDir
-from eighteen.cloud import parcel
+from eighteen.cloud import parcel, preflight, probing
 from eighteen.cloud.hosts import hosts
 from eighteen.cloud.launch import (
     Action,
@@ -37,6 +37,7 @@ from eighteen.data.shards import sha256_of
 
 POLL_S = 2.0
 LOST_S = 10.0  # that a machine may be silent for, before those that are left begin again without it
+STILL_S = 40.0  # that a run may tell of nothing while a machine is silent, or as long as it has before
 SILENT_S = 60.0  # that all may be, or one that the first attempt waits for, before the launch gives up
 MARGIN_BYTES = 2**31  # for packages and checkpoints, beside the dataset
 
@@ -44,16 +45,27 @@ Say = Callable[[str], object]
 
 
 class Driver:
-    """One launch. dataset: here, to be sent; None if the machines get it from a URL"""
+    """One launch.
+
+    dataset: here, to be sent; None if the machines get it from a URL      has_preflight: before training begins
+    """
 
     def __init__(
-        self, run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say
+        self,
+        run: RunDir,
+        launch: Launch,
+        dataset: Path | None,
+        *,
+        on_event: OnEvent | None,
+        say: Say,
+        has_preflight: bool = True,
     ) -> None:
-        self.launch = launch
+        self.launch, self._has_preflight = launch, has_preflight
         self._run, self._dataset, self._on_event, self._say = run, dataset, on_event, say
         self._remotes = remotes(launch)
         self._silent_since: dict[str, float] = {}
         self._ranks, self._is_fit = launch.ranks, False
+        self._told_s, self._longest_s = time.monotonic(), 0.0  # when the run last told of something; without a word
         self._busy: dict[str, Future[None]] = {}
         self._unfit: set[str] = set()
         self._has_asked = False  # for the sake of those that join
@@ -67,7 +79,9 @@ class Driver:
                 self._require_done()  # before the look, which then shows what they did
                 seen = self._look()
                 self._require_heard(seen)
-                actions = next_actions(self.launch, seen, reason=self._reason(), lost=self._silent_for(LOST_S))
+                self._require_open()
+                lost, is_still = self._silent_for(LOST_S), self._is_still()
+                actions = next_actions(self.launch, seen, reason=self._reason(), lost=lost, is_still=is_still)
                 match actions[0].verb:
                     case "finish":
                         return seen
@@ -80,6 +94,8 @@ class Driver:
                     self._say(f"stopping to go on with {' and '.join(self.launch.joining)}")
                     self._has_asked = True
                     self._remotes[self.launch.at_work[0]].ask("end", asked(self.launch) | {"gently": True})
+                if [action.host for action in actions if action.verb == "begin"] == [*self.launch.at_work]:
+                    self._preflight()
                 for action in actions:
                     if action.verb not in ("wait", "take_in") and action.host not in self._busy:
                         self._busy[action.host] = threads.submit(self._act, action, seen)
@@ -119,11 +135,16 @@ class Driver:
         """Take the events that the machine tells which writes them."""
         if not first.events:
             return
+        now = time.monotonic()
+        self._told_s, self._longest_s = now, max(self._longest_s, now - self._told_s)
         with self._run.events.open("ab") as file:
             file.write(first.events.encode())
         for line in first.events.splitlines():
             if self._on_event:
                 self._on_event(json.loads(line))
+
+    def _is_still(self) -> bool:
+        return time.monotonic() - self._told_s > max(STILL_S, self._longest_s)
 
     def _silent_for(self, seconds: float) -> set[str]:
         now = time.monotonic()
@@ -137,6 +158,11 @@ class Driver:
             host = min(silent)
             need, hint = "an answer", f"eighteen down {self._run.path}, or the same command when {host} is back"
             raise MachineError(f"reach {host}", got=f"nothing for {SILENT_S:g} s", need=need, hint=hint)
+
+    def _require_open(self) -> None:
+        if (self._run.path / "launch" / "ended.json").exists():
+            need, hint = "a launch that goes on", "the same command begins a new one"
+            raise Stopped(f"follow {self._run.path}", got="eighteen down meanwhile", need=need, hint=hint)
 
     def _require_done(self) -> None:
         """Raise what failed of that which was begun; a machine that was to join and cannot is left out."""
@@ -168,6 +194,21 @@ class Driver:
             self._say(f"{action.host}: ending what is left of attempt {launch.attempt}")
             remote.ask("end", facts | {"gently": False})
 
+    def _preflight(self) -> None:
+        """Unless there is one machine only, or these have passed it for this launch. Raises MachineError."""
+        launch, file = self.launch, self._run.path / "launch" / "preflight.json"
+        has_passed = file.is_file() and preflight.has_passed(json.loads(file.read_text("utf-8")), launch.at_work)
+        if not self._has_preflight or len(launch.at_work) < 2 or has_passed:
+            return
+        self._say(f"preflight of {len(launch.at_work)} machines")
+        there = {host: self._remotes[host] for host in launch.at_work}
+        report = probing.measure(there, launch, ranks=self._ranks)
+        write_json(file, preflight.facts(report))
+        for line in preflight.warnings(report):
+            self._say(line)
+        preflight.require_fit(report)
+        self._say(f"preflight: {preflight.summary(report)}")
+
     def _begin(self, host: str, seen: Mapping[str, Seen | None]) -> None:
         launch, remote, facts = self.launch, self._remotes[host], asked(self.launch)
         if (recipe := self._run.path / "launch" / "recipe.toml").is_file():
@@ -187,6 +228,8 @@ class Driver:
                 )
         remote.ask("begin", facts | {"words": words_of(launch, host, self._ranks, is_there=is_there)})
         self._say(f"{host}: training; {' '.join(remote.look_on(launch.name))}")
+        if host == launch.at_work[0]:
+            self._say(f"{host}: TensorBoard at http://127.0.0.1:6006; {' '.join(remote.look_at_board(launch.name))}")
 
     def _send_dataset(self, host: str) -> None:
         """What the machine lacks of it; dataset.json comes last, so that what was cut off is no dataset."""
@@ -201,6 +244,7 @@ class Driver:
     def _again(self, seen: Mapping[str, Seen | None]) -> None:
         self._keep(next_attempt(self.launch, seen, saved=self._saved_step()))
         self._has_asked = False
+        self._told_s, self._longest_s = time.monotonic(), 0.0
         self._say(f"attempt {self.launch.attempt}, on {' and '.join(self.launch.at_work)}")
 
     def _keep(self, launch: Launch) -> None:
@@ -266,6 +310,11 @@ def keep(run: RunDir, launch: Launch) -> None:
     folder = run.path / "launch"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "launch.json", {"v": 1, **asdict(launch)})
+
+
+def keep_end(run: RunDir, reason: str | None) -> None:
+    """Nothing is left to be done for this launch."""
+    write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
 
 
 def known(run: RunDir) -> Launch | None:

@@ -74,6 +74,11 @@ class Launch:
     def at_work(self) -> Sequence[str]:
         return self.active or self.hosts
 
+    @property
+    def meet(self) -> tuple[str, int]:
+        """Where the ranks of this attempt meet: the first machine's name, and a port."""
+        return hosts(self.at_work[0])[0].name, self.port + (self.attempt - 1) % NUM_PORTS
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -131,12 +136,18 @@ class Action(NamedTuple):
 
 
 def next_actions(
-    launch: Launch, seen: Mapping[str, Seen | None], *, reason: str | None, lost: Collection[str] = ()
+    launch: Launch,
+    seen: Mapping[str, Seen | None],
+    *,
+    reason: str | None,
+    lost: Collection[str] = (),
+    is_still: bool = False,
 ) -> list[Action]:
     """What to do now, at once on all machines that are named.
 
     seen: None for a machine that is silent      reason: of the run's end, if it has told of one
     lost: machines that have been silent for so long that those that are left go on without them
+    is_still: whether the run has told of nothing for long
     """
     told = {host: one for host, one in seen.items() if one}
     begun = {host: told[host] for host in launch.at_work if host in told and told[host].has_begun}
@@ -156,6 +167,8 @@ def next_actions(
     if running and has_failed:
         may_save = is_final or launch.joining or any(one.was_asked for one in begun.values())
         return [Action("wait")] if may_save else [Action("end", host) for host in running]
+    if running and is_still and any(host in lost for host in silent):
+        return [Action("end", host) for host in running]  # its peers wait for it where they may wait for minutes
     if running:  # a machine that is silent may well train: its peers notice if it does not
         return [Action("wait")] if len(running) < len(begun) else _beside(launch, told)
     if is_final or not has_failed or launch.fruitless + 1 >= MOST_FRUITLESS:
@@ -247,10 +260,10 @@ def words_of(launch: Launch, host: str, ranks: int, *, is_there: bool = True) ->
     is_there: whether the first machine has the run, if it began before; else a copy of it is gone on with, where the
     launch makes one
     """
-    first, number = hosts(launch.at_work[0])[0].name, launch.at_work.index(host)
+    (meet, port), number = launch.meet, launch.at_work.index(host)
     torchrun = ["-m", "torch.distributed.run", "--nnodes", f"{len(launch.at_work)}", "--node-rank", f"{number}"]
     torchrun += ["--nproc-per-node", f"{ranks}", "--rdzv-backend", "static", "--rdzv-conf", f"timeout={MEET_S}"]
-    torchrun += ["--master-addr", first, "--master-port", f"{launch.port + (launch.attempt - 1) % NUM_PORTS}"]
+    torchrun += ["--master-addr", meet, "--master-port", f"{port}"]
     # relative: it means the same on each machine, wherever its home is
     data = launch.dataset if launch.is_url else f"../../datasets/{launch.dataset}"
     if launch.run and (place := "runs" if is_there else copies_of(launch)):

@@ -13,12 +13,13 @@ from typing import Any
 from eighteen.base import errors
 from eighteen.base.errors import BudgetSpent, DataError, MachineError, Stopped, UsageError
 from eighteen.base.events import OnEvent
-from eighteen.base.files import write_atomic, write_json
+from eighteen.base.files import write_atomic
 from eighteen.base.rundir import RunDir, check_name, stamp
-from eighteen.cloud import driver, parcel
+from eighteen.cloud import driver, parcel, probing
 from eighteen.cloud.hosts import hosts
 from eighteen.cloud.launch import STAYS, Launch, Seen, words_of
 from eighteen.cloud.limits import Limits, described
+from eighteen.cloud.preflight import Report
 from eighteen.data import dataset as datasets
 from eighteen.data.places import absolute, is_url
 
@@ -94,19 +95,27 @@ def _asked(launch: Launch) -> Launch:
     return replace(launch, name="", port=0, code="", environment="", hosts=list(launch.hosts), limits={}, **progress)
 
 
-def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say) -> None:
+def follow(
+    run: RunDir,
+    launch: Launch,
+    dataset: Path | None,
+    *,
+    on_event: OnEvent | None,
+    say: Say,
+    has_preflight: bool = True,
+) -> None:
     """Do all that is left to do, until the run has ended and lies here.
 
     Raises what ``eighteen train`` would: Stopped, Diverged, BudgetSpent; MachineError if a machine failed.
     """
-    does = driver.Driver(run, launch, dataset, on_event=on_event, say=say)
+    does = driver.Driver(run, launch, dataset, on_event=on_event, say=say, has_preflight=has_preflight)
     seen = does.drive()
     does.fetch()
     reason = (run.end() or {}).get("reason") if run.events.exists() else None
     is_refused = any(one and one.is_refused for one in seen.values())
     is_whole = len(does.launch.at_work) == len(launch.hosts)  # fewer may be refused what all are not
     if reason != "stopped" and (reason in STAYS or (is_refused and is_whole)):
-        write_json(run.path / "launch" / "ended.json", {"v": 1, "reason": reason})
+        driver.keep_end(run, reason)
     else:
         driver.keep(run, replace(does.launch, attempt=does.launch.attempt + 1, active=(), joining=()))
     if reason in ("done", "patience", "until"):
@@ -131,6 +140,23 @@ def _last_line(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if re.search(r"\w", line)]
     ours = [line for line in lines if re.match(r"(\w+Error|Stopped|Diverged|BudgetSpent|PeerLost): ", line)]
     return ours[0] if ours else lines[-1] if lines else "nothing was printed"
+
+
+def preflight_of(machines: str, *, python: str, ranks: int, say: Say) -> Report:
+    """As before a launch, of machines on which the program is put if need be, but no packages. ranks: see ``wanted``"""
+    named = [str(one) + (f":{one.port}" if one.port else "") for one in hosts(machines)]
+    if len(named) < 2:
+        raise UsageError("preflight", got="one machine", need="two or more", hint="--hosts node1,node2")
+    code, environment = parcel.digest(), parcel.environment()
+    launch = Launch("preflight", named, python, ranks, "none://", [], code, environment, random.choice(PORTS))
+    there, looks = driver.remotes(launch), driver.look(launch)
+    for host, seen in looks.items():
+        if seen and not seen.has_code:
+            there[host].send("take_code", driver.asked(launch), parcel.files())
+        if seen and not seen.has_packages:
+            say(f"{host}: no all-reduce, as packages are missing that eighteen launch would install")
+    has_packages = all(seen and seen.has_packages for seen in looks.values())
+    return probing.measure(there, launch, ranks=ranks, has_packages=has_packages)
 
 
 def opened(path: Path) -> tuple[RunDir, Launch]:

@@ -10,7 +10,8 @@ import json
 import shlex
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,10 @@ from eighteen.data.shards import sha256_of
 OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=10", "ServerAliveCountMax=3", "ForwardAgent=no")
 ANSWER_S = 60.0  # for what takes no time
 LONG_S = 3600.0  # for what copies or installs
+GRACE_S = 5.0  # for a talk to end by itself
+
+
+Talk = Callable[..., dict[str, Any]]  # (verb, facts, limit_s=) -> what is answered
 
 
 class Silent(MachineError):
@@ -67,6 +72,43 @@ class Remote:
                     tar.extract(member, to, filter="data")
             process.stdout.read()
 
+    @contextmanager
+    def talk(self, source: str) -> Iterator[Talk]:
+        """A program of ours there, sent as text, that answers a line of JSON by another until the block ends."""
+        words = [*self.login(), shlex.join([self.python, "-c", source])]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            assert process.stdin
+            assert process.stdout
+            assert process.stderr
+            sink, lines, said = process.stdin, process.stdout, process.stderr
+
+            def ask(verb: str, facts: Mapping[str, Any], *, limit_s: float = ANSWER_S) -> dict[str, Any]:
+                late = threading.Timer(limit_s, process.terminate)
+                late.start()
+                with suppress(BrokenPipeError):
+                    sink.write(json.dumps({"verb": verb, **facts}) + "\n")
+                    sink.flush()
+                line = lines.readline()
+                late.cancel()
+                if line:
+                    return json.loads(line)
+                code = process.wait()
+                if code < 0:
+                    raise self._silent(verb, f"no answer in {limit_s:g} s")
+                self._check(verb, code, said.read())
+                raise self._silent(verb, "an end without an answer")
+
+            try:
+                yield ask
+            finally:
+                with suppress(BrokenPipeError):
+                    sink.close()
+                try:
+                    process.wait(GRACE_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
     def words(self, verb: str, facts: Mapping[str, Any]) -> list[str]:
         return [*self.login(), shlex.join([self.python, "-c", _agent(), verb, json.dumps(facts)])]
 
@@ -79,6 +121,11 @@ class Remote:
     def look_on(self, session: str) -> list[str]:
         """What a person types to look on."""
         return [*self._short()[:-1], str(self.host), "-t", "tmux", "attach", "-t", session]
+
+    def look_at_board(self, session: str) -> list[str]:
+        """What a person types to see TensorBoard, at port 6006 here, until Ctrl-C."""
+        forward = ["-L", "127.0.0.1:6006:127.0.0.1:6006"]
+        return [*self._short()[:-1], *forward, str(self.host), "-t", f".eighteen/launches/{session}/tensorboard"]
 
     @contextmanager
     def _open(
