@@ -1,4 +1,4 @@
-"""Training on several machines that one has already: begun, looked at, ended."""
+"""Training on several machines that one has already, or that Slurm gives: begun, looked at, ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from eighteen.cli.app import Changes, app, console, to_stderr
 def launch(
     data: str,
     *,
-    hosts: str,
+    hosts: str | None = None,
+    slurm: str | None = None,
+    machines: int | None = None,
+    hours: float | None = None,
+    sbatch: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
     python: str = "python3",
     gpus: int | None = None,
     procs: int | None = None,
@@ -41,16 +45,23 @@ def launch(
     preflight: bool = True,
     print_: Annotated[bool, Parameter(name="--print", negative="")] = False,
 ) -> None:
-    """Train on several machines that one reaches by ssh: the program and the dataset are sent, and the run comes back.
+    """Train on several machines: by ssh, to which the program and the dataset are sent, and from where the run comes
+    back; or by Slurm, whose machines share a disk with this one.
 
     The same command again goes on with its launch, if this program was stopped or killed meanwhile; training goes on
     without it.
 
     Args:
-        data: A packed dataset, which is sent to each machine; or its URL, from where each gets it.
+        data: A packed dataset, which is sent to each machine, or which all of Slurm's see; or its URL, from where each
+            gets it.
         hosts: Machines, e.g. node1,user@node2:2222, or a file with one a line. Ranks meet at the first.
+        slurm: A partition of the cluster, or "default" for the one that it takes by itself.
+        machines: How many of Slurm's machines; 1 if left out.
+        hours: Slurm's time limit, after which the job is saved and goes back into the queue; if left out a quarter of
+            an hour more than --time, or else the partition's.
+        sbatch: An option of sbatch, e.g. account=vision or cpus-per-task=8. May be repeated.
         python: Of the machines, 3.11 or newer.
-        gpus: Ranks on each machine, one a GPU; all its GPUs if left out.
+        gpus: Ranks on each machine, one a GPU; all its GPUs if left out, but with --slurm one rank.
         procs: Ranks on each machine, as CPU processes.
         recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machines.
         model: A timm name, or package.module:function.
@@ -74,10 +85,17 @@ def launch(
         print_: Show what would be sent and done, and do nothing.
     """
     from eighteen.base import recipe as recipes
-    from eighteen.cloud import launcher
+    from eighteen.cloud import cluster, launcher
     from eighteen.cloud.limits import described, limits
     from eighteen.results.terminal import Display
 
+    _require_one_way({"--hosts": hosts, "--slurm": slurm})
+    theirs = {"--machines": machines, "--hours": hours, "--sbatch": sbatch or None}
+    for flag in [flag for flag, value in theirs.items() if hosts and value is not None]:
+        raise UsageError("launch --hosts", got=flag, need="it with --slurm only", hint=f"leave out {flag}")
+    if slurm and python != "python3":
+        got, need = "--python", "this program's own Python, which the machines see"
+        raise UsageError("launch --slurm", got=got, need=need, hint="leave out --python")
     if gpus is not None and procs is not None:
         need, hint = "one of them", "--gpus for GPUs, --procs for CPU processes"
         raise UsageError("launch", got="both --gpus and --procs", need=need, hint=hint)
@@ -94,32 +112,61 @@ def launch(
     given |= {} if file else {"--recipe": recipe}
     words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     words += [word for change in set_ for word in ("--set", change)]
-    asked = {"machines": hosts, "python": python, "ranks": ranks or 0, "words": words, "recipe": file, "name": name}
-    asked["power_off"] = power_off
-    asked["limits"] = limits(
-        max_hours=max_hours,
-        max_cost=max_cost,
-        price_usd_h=price_usd_h,
-        after_success=after_success,
-        after_failure=after_failure,
-        power_off=power_off,
-    )
-    if print_:
-        print("\n".join(launcher.shown(launcher.wanted(data, **asked)[0])))
-        return
-    run, wanted, local = launcher.prepared(data, **asked, runs_dir=runs_dir, new=new)
+    if slurm is not None:
+        job = cluster.wanted(
+            data,
+            partition=slurm,
+            machines=1 if machines is None else machines,
+            gpus=gpus,
+            procs=procs,
+            words=words,
+            recipe=file,
+            name=name,
+            hours=hours,
+            time_=time,
+            sbatch=sbatch,
+        )
+        if print_:
+            print("\n".join(cluster.shown(job, runs_dir)))
+            return
+        run, job = cluster.prepared(job, recipe=file, runs_dir=runs_dir, new=new)
+        follow, ends = partial(cluster.follow, run, job), None
+    else:
+        asked = {"machines": hosts, "python": python, "ranks": ranks or 0, "words": words, "recipe": file, "name": name}
+        asked["power_off"] = power_off
+        asked["limits"] = limits(
+            max_hours=max_hours,
+            max_cost=max_cost,
+            price_usd_h=price_usd_h,
+            after_success=after_success,
+            after_failure=after_failure,
+            power_off=power_off,
+        )
+        if print_:
+            print("\n".join(launcher.shown(launcher.wanted(data, **asked)[0])))
+            return
+        run, wanted, local = launcher.prepared(data, **asked, runs_dir=runs_dir, new=new)
+        follow = partial(launcher.follow, run, wanted, local, has_preflight=preflight)
+        ends = wanted.limits and described(wanted.limits, began=wanted.began, power_off=wanted.power_off)
     screen = console(stderr=True)
     say = partial(screen.print, markup=False, highlight=False, soft_wrap=True)
     say(f"launch {run.path}")
-    if wanted.limits:
-        say(described(wanted.limits, began=wanted.began, power_off=wanted.power_off))
+    if ends:
+        say(ends)
     try:
         with Display(screen) as display:
-            launcher.follow(run, wanted, local, on_event=display, say=say, has_preflight=preflight)
+            follow(on_event=display, say=say)
     except KeyboardInterrupt:
         say(f"training goes on; the same command follows it again, eighteen stop {run.path} ends it")
         raise
     print(run.path)
+
+
+def _require_one_way(ways: dict[str, str | None]) -> None:
+    given = [flag for flag, value in ways.items() if value is not None]
+    if len(given) != 1:
+        need, hint = f"one of {', '.join(ways)}", "--hosts node1,node2, or --slurm default --machines 2"
+        raise UsageError("launch", got=" and ".join(given) or "no machines", need=need, hint=hint)
 
 
 @app.command
@@ -159,9 +206,12 @@ def status(run: Path) -> None:
     Args:
         run: A run that eighteen launch began.
     """
-    from eighteen.cloud import driver, launcher
+    from eighteen.cloud import cluster, driver, launcher
     from eighteen.cloud.limits import described, strike
 
+    if found := cluster.opened(run):
+        print(cluster.state(*found))
+        return
     folder, wanted = launcher.opened(run)
     for host, seen in driver.look(wanted).items():
         if seen is None:
@@ -184,8 +234,14 @@ def logs(run: Path, *, host: str | None = None) -> None:
         run: A run that eighteen launch began.
         host: Of this machine only.
     """
-    from eighteen.cloud import driver, launcher
+    from eighteen.cloud import cluster, driver, launcher
 
+    if found := cluster.opened(run):
+        if host is not None:
+            need, hint = "nothing: a job of Slurm has one log for all", f"eighteen logs {run}"
+            raise UsageError("--host", got=repr(host), need=need, hint=hint)
+        print(cluster.log(found[0]))
+        return
     _, wanted = launcher.opened(run)
     there = driver.remotes(wanted)
     if host is not None and host not in there:
@@ -204,8 +260,11 @@ def down(run: Path) -> None:
     Args:
         run: A run that eighteen launch began.
     """
-    from eighteen.cloud import driver, launcher
+    from eighteen.cloud import cluster, driver, launcher
 
+    if found := cluster.opened(run):
+        print(cluster.down(*found))
+        return
     folder, wanted = launcher.opened(run)
     driver.keep_end(folder, "down")  # first, as whoever follows it would begin again
     for host, why in driver.on_all(wanted, "forget").items():

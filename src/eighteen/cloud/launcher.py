@@ -131,11 +131,11 @@ def follow(
 
 
 def _why(seen: Mapping[str, Seen | None]) -> str:
-    lines = [f"{host}: {_last_line(one.said)}" for host, one in seen.items() if one and one.exit]
+    lines = [f"{host}: {last_line(one.said)}" for host, one in seen.items() if one and one.exit]
     return "; ".join(lines) or "no word of its end"
 
 
-def _last_line(said: str) -> str:
+def last_line(said: str) -> str:
     """An error of ours, if there is one, or else the last line with words in it: torch's launcher says much around."""
     lines = [line.strip() for line in said.splitlines() if re.search(r"\w", line)]
     ours = [line for line in lines if re.match(r"(\w+Error|Stopped|Diverged|BudgetSpent|PeerLost): ", line)]
