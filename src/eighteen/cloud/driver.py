@@ -7,6 +7,7 @@ goes on from what it sees.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -114,7 +115,7 @@ class Driver:
                 remote.send("take", facts | {"to": f"launches/{launch.name}"}, {recipe.name: recipe})
             words = words_of(launch, action.host, self._ranks, hosts(launch.hosts[0])[0].name)
             remote.ask("begin", facts | {"words": words})
-            self._say(f"{action.host}: training; {' '.join(remote.look_on(launch.name))}")
+            self._say(f"{action.host}: training; {shlex.join(remote.look_on(launch.name))}")
         elif action.verb == "end":
             self._say(f"{action.host}: ending what is left of attempt {launch.attempt}")
             remote.ask("end", facts | {"gently": False})
@@ -143,7 +144,7 @@ class Driver:
 
 
 def remotes(launch: Launch) -> dict[str, Remote]:
-    return {name: Remote(hosts(name)[0], launch.python) for name in launch.hosts}
+    return {name: Remote(hosts(name)[0], launch.python, launch.ssh) for name in launch.hosts}
 
 
 def asked(launch: Launch) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Launch:
     dataset: its folder's name on the machines, or a URL      words: of ``eighteen train``, without the dataset
     code, environment: digests of the program and of the packages it needs      port: where the ranks meet
     attempt: 1, 2, ...: how often training was begun
+    rent: the words that asked for machines, for one that rents them; it has no hosts before it has rented
+    ssh: a file with settings for ssh, instead of the person's own      priced: words that tell what the machines cost
     """
 
     name: str
@@ -41,6 +43,9 @@ class Launch:
     environment: str
     port: int
     attempt: int = 1
+    rent: Sequence[str] = ()
+    ssh: str = ""
+    priced: Sequence[str] = ()
 
     @property
     def is_url(self) -> bool:
@@ -147,4 +152,4 @@ def words_of(launch: Launch, host: str, ranks: int, meet_at: str) -> list[str]:
     torchrun = ["-m", "torch.distributed.run", "--nnodes", f"{len(launch.hosts)}", "--node-rank"]
     torchrun += [f"{launch.hosts.index(host)}", "--nproc-per-node", f"{ranks}", "--rdzv-backend", "static"]
     torchrun += ["--master-addr", meet_at, "--master-port", f"{launch.port + launch.attempt - 1}"]
-    return [*torchrun, "-m", "eighteen", "train", data, "--name", launch.name, *launch.words]
+    return [*torchrun, "-m", "eighteen", "train", data, "--name", launch.name, *launch.words, *launch.priced]

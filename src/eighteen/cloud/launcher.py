@@ -27,23 +27,31 @@ Say = Callable[[str], object]
 
 
 def wanted(
-    data: str, *, machines: str, python: str, ranks: int, words: Sequence[str], recipe: Path | None, name: str | None
+    data: str,
+    *,
+    machines: str,
+    python: str,
+    ranks: int,
+    words: Sequence[str],
+    recipe: Path | None,
+    name: str | None,
+    rent: Sequence[str] = (),
 ) -> tuple[Launch, Path | None]:
     """What is asked for, as a launch, and the dataset here, if it is here.
 
-    data: a dataset here, which is sent to each machine, or a URL      machines: see ``hosts``
+    data: a dataset here, which is sent to each machine, or a URL      machines: see ``hosts``; "" if it rents them
     ranks: on each machine; 0: one a GPU      words: of ``eighteen train``      recipe: a file that is sent along
+    rent: the words that ask for machines, if it rents them
     """
     absolute(data, flag="launch")
-    named = [str(one) + (f":{one.port}" if one.port else "") for one in hosts(machines)]
+    named = [str(one) + (f":{one.port}" if one.port else "") for one in ([] if rent else hosts(machines))]
     local = None if is_url(data) else datasets.open(data)
     place = data if local is None else f"{local.path.resolve().stem}-{local.digest[:12]}.e18"
     called = name or re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-")
     check_name(called)
     all_words = [*words, "--recipe", "recipe.toml"] if recipe else [*words]
-    return Launch(
-        called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0]
-    ), local and local.path
+    launch = Launch(called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0])
+    return replace(launch, rent=[*rent]), local and local.path
 
 
 def prepared(
@@ -51,16 +59,12 @@ def prepared(
 ) -> tuple[RunDir, Launch, Path | None]:
     """``wanted`` with a folder of its own, or one of the same command that has not come to its end."""
     launch, local = wanted(data, recipe=recipe, **asked)
-    for path in [] if new else sorted(runs_dir.glob(f"{launch.name}-*/launch/launch.json"), reverse=True):
-        run = RunDir(path.parents[1])
-        earlier = driver.known(run)
-        is_open = not path.with_name("ended.json").exists()
-        has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
-        if earlier and is_open and has_recipe and _asked(earlier) == _asked(launch):
-            attempt = earlier.attempt + _was_stopped(run)
-            again = replace(earlier, code=launch.code, environment=launch.environment, attempt=attempt)
-            driver.keep(run, again)
-            return run, again, local
+    if not new and (found := earlier(launch, recipe=recipe, runs_dir=runs_dir)):
+        run, before = found
+        attempt = before.attempt + _was_stopped(run)
+        again = replace(before, code=launch.code, environment=launch.environment, attempt=attempt)
+        driver.keep(run, again)
+        return run, again, local
     run = RunDir(runs_dir / f"{launch.name}-{stamp()}")
     if run.path.exists():
         raise UsageError(f"launch {launch.name}", got=f"{run.path} already", need="a new name", hint="--name another")
@@ -70,6 +74,18 @@ def prepared(
     if recipe is not None:
         write_atomic(run.path / "launch" / "recipe.toml", recipe.read_text("utf-8"))
     return run, launch, local
+
+
+def earlier(launch: Launch, *, recipe: Path | None, runs_dir: Path) -> tuple[RunDir, Launch] | None:
+    """The newest of the same command that has not come to its end."""
+    for path in sorted(runs_dir.glob(f"{launch.name}-*/launch/launch.json"), reverse=True):
+        run = RunDir(path.parents[1])
+        before = driver.known(run)
+        is_open = not path.with_name("ended.json").exists()
+        has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
+        if before and is_open and has_recipe and _asked(before) == _asked(launch):
+            return run, before
+    return None
 
 
 def _text(path: Path | None) -> str | None:
@@ -82,7 +98,8 @@ def _was_stopped(run: RunDir) -> bool:
 
 def _asked(launch: Launch) -> Launch:
     """What makes two launches the same."""
-    return replace(launch, name="", port=0, attempt=1, code="", environment="", hosts=list(launch.hosts))
+    same = replace(launch, name="", port=0, attempt=1, code="", environment="", hosts=list(launch.hosts))
+    return replace(same, hosts=[], rent=list(launch.rent), ssh="", priced=()) if launch.rent else same
 
 
 def follow(run: RunDir, launch: Launch, dataset: Path | None, *, on_event: OnEvent | None, say: Say) -> None:
