@@ -13,10 +13,10 @@ export DATA ?= ../shared/data
 # or pyright asks the network for its newest version
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test soak check bench wheel fuzz clean
+.PHONY: help demo test soak soak-cloud check bench wheel fuzz clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(ENV)  ## draw pictures, then pack, train, eval and predict: about a minute on two cores
 	@$(BIN)/eighteen demo demo
@@ -26,6 +26,9 @@ test: $(ENV)  ## run all tests
 
 soak: $(ENV)  ## run the long proofs of docs/reliability.md: half an hour
 	@$(BIN)/pytest -q -m soak --durations=0
+
+soak-cloud: $(ENV)  ## run the long proofs of launches, on hosts in namespaces of this machine: needs root
+	@$(BIN)/pytest -q -m soak_cloud --durations=0
 
 check: $(ENV)  ## format, lint, types, layers
 	@$(BIN)/ruff format --check $(CODE)

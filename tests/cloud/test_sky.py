@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from recorded import Recorded, serving
@@ -142,6 +143,7 @@ def offered(region, *, usd_h=40.0, spot_usd_h=None, gpus=8, cloud="aws", zone=""
     offer = Offer(**facts, region=zone or region, usd_h=usd_h, spot_usd_h=spot_usd_h, source="AWS", date=DAY.date())
     if not zone:
         return as_in_table(offer)
+    assert spot_usd_h
     return Quote(offer, Spot(instance, region, zone, spot_usd_h, spot_usd_h, spot_usd_h, spot_usd_h, DAY), "now")
 
 
@@ -181,10 +183,8 @@ def test_what_has_no_price_is_not_rented():
 
 
 def planned(where, seconds, usd, *, machines=1, is_spot=False):
-    times = Times(*[0.0] * 8)
-    parts = {"kwh": None, "disk_bytes": 0.0, "memory_bytes": 0.0, "basis": "published"}
-    each = [one and Estimate(one, one / 2, 2 * one) for one in (seconds, usd)]
-    return Plan(where, machines, 8, is_spot, times, *each, **parts)
+    took, costs = (one and Estimate(one, one / 2, 2 * one) for one in (seconds, usd))
+    return Plan(where, machines, 8, is_spot, Times(*[0.0] * 8), took, costs, None, 0.0, 0.0, "published")
 
 
 def test_the_estimate_tells_price_hours_and_since_when_it_stands():
@@ -197,6 +197,7 @@ def test_the_estimate_tells_price_hours_and_since_when_it_stands():
     ]
 
 
+TASK = SimpleNamespace(schedule=SimpleNamespace(epochs=10.0))
 ASKED = rentals.Asked("aws", None, None, False, None, False, None, None, None, None, None, ())
 PLANS = [
     planned("this machine", 10.0, None),
@@ -467,22 +468,12 @@ def test_the_planner_chooses_machines_by_time(packed, cloud, tmp_path, monkeypat
         written.writeheader()
         written.writerows({name: "" if value is None else value for name, value in row} for row in rows)
     plans = [planned(rows[0].name, 600.0, 9.0), planned(rows[1].name, 900.0, 3.0)]
-    monkeypatch.setattr(rentals, "_planned", lambda *asked: made(plans))
+    monkeypatch.setattr(rentals, "_planned", lambda *asked: SimpleNamespace(plans=plans, task=TASK))
     words = ["launch", str(packed.path), "--cloud", "aws", "--time", "20m", "--prices", str(table), "--print"]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert f'"instance_type": "{rows[1].instance}"' in shown
     assert "expected: 0.25 h" in shown
-
-
-def made(plans):
-    class Made:
-        class task:
-            class schedule:
-                epochs = 10.0
-
-    Made.plans = plans
-    return Made
 
 
 def wait_for(process, text):
