@@ -34,6 +34,8 @@ def main(verb, *words):
         print("\x1b[2mFailed to connect to SkyPilot API server at somewhere. Starting a local server.\x1b[0m")
         print(json.dumps([{"name": name, "status": status} for name, status in clusters.items()], indent=2))
     elif verb == "down":
+        if (HERE / "impatient").exists():  # somebody presses Ctrl-C once more
+            os.kill(os.getppid(), signal.SIGINT)
         for name in words[1:]:
             print(f"Terminating {name}" if clusters.pop(name, None) else f"Cluster(s) not found: {name}.")
         CLUSTERS.write_text(json.dumps(clusters))

@@ -354,6 +354,12 @@ def test_a_launch_that_fails_gives_its_machines_back(packed, cloud, monkeypatch,
     assert not left(cloud)
 
 
+def test_giving_back_is_not_interrupted(packed, cloud, untrained):
+    (cloud / "impatient").touch()
+    assert cli.main(rented(packed, "--yes")) == 0
+    assert not left(cloud)
+
+
 def test_nothing_is_rented_unless_somebody_agrees(packed, cloud, tmp_path, monkeypatch, capsys):
     assert cli.main(rented(packed)) == 2
     assert "nobody to ask, for there is no terminal" in capsys.readouterr().err

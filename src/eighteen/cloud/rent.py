@@ -31,6 +31,7 @@ from eighteen.cloud.sky import Node, Place, Rental, Wish
 INSTALL = "uv tool install --python 3.11 'skypilot[aws]==0.14.1'"
 QUIET = {"SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}  # it would tell its makers of each command
 SETTINGS = Path("launch", "ssh", "config")  # in a run's folder
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAVE_S = 120.0  # that saving may take, before machines are given back
 TAIL = 15  # lines of what it said, where it failed
 # a machine's own address among its peers; nothing is sent to 192.0.2.1, which is nobody's
@@ -60,10 +61,10 @@ def known(run: RunDir) -> Rental | None:
 def rented(run: RunDir, launch: Launch, *, is_kept: bool, say: Say) -> Iterator[Launch]:
     """The launch on machines that are rented, now or already; they are given back at the end, if not ``is_kept``.
 
-    A request to end (SIGTERM, or a terminal that closes) gives them back as Ctrl-C does.
+    A request to end (SIGTERM, or a terminal that closes) gives them back as Ctrl-C does; then none is heard any more.
     Raises MachineError without SkyPilot, if it cannot rent, or if no place has the machines.
     """
-    before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGTERM, signal.SIGHUP)}
+    before = {one: signal.signal(one, signal.default_int_handler) for one in ENDINGS}
     try:
         launch = _reached(run, launch, say)
         try:
@@ -73,6 +74,8 @@ def rented(run: RunDir, launch: Launch, *, is_kept: bool, say: Say) -> Iterator[
                 _save(run, launch, say)
             raise
     finally:
+        for one in ENDINGS:  # a second Ctrl-C would leave the machines to their last hour
+            signal.signal(one, signal.SIG_IGN)
         try:
             if is_kept:
                 say(f"the machines stay rented; eighteen down {run.path} gives them back")
@@ -100,7 +103,7 @@ def give_back(run: RunDir, say: Say) -> None:
     rental = known(run)
     assert rental, "of a run that rents"
     if sky.next_step(rental.state, _there(rental), is_over=True) == "give_back":
-        say(f"giving back {rental.cluster}")
+        say(f"giving back {rental.cluster}; wait for it")
         _down(rental)
     keep(run, replace(rental, state="returned"))
 
