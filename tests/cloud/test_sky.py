@@ -293,6 +293,7 @@ def test_machines_are_rented_trained_on_and_given_back(packed, cloud, tmp_path, 
     assert not left(cloud)
     settings = (path / "launch" / "ssh" / "config").read_text()
     assert "StrictHostKeyChecking yes" in settings
+    assert f'IdentityFile "{tmp_path}/home/.sky/key"' in settings
     assert f'"{path / "launch" / "ssh" / "known_hosts"}"' in settings
     (task,) = [json.loads(line) for line in (cloud / "tasks.jsonl").read_text().splitlines()]
     assert task["resources"]["use_spot"]

@@ -196,6 +196,8 @@ def known(run: RunDir) -> Launch | None:
         return None
     facts = json.loads(path.read_text("utf-8"))
     facts.pop("v")
+    if facts.get("ssh"):  # where the run lies now
+        facts["ssh"] = str(run.path / "launch" / "ssh" / "config")
     return Launch(**facts)
 
 

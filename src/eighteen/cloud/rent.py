@@ -182,7 +182,7 @@ def _nodes(rental: Rental) -> list[Node]:
         need = f"{rental.wish.machines}, in {path}"
         hint = f"sky status {rental.cluster}"
         raise MachineError(f"reach {rental.cluster}", got=f"{len(found)} machines", need=need, hint=hint)
-    return found
+    return [replace(one, key=str(Path(one.key).expanduser())) for one in found]  # ssh does not ask $HOME for ~
 
 
 def _let_in(run: RunDir, nodes: list[Node]) -> list[str]:

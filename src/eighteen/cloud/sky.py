@@ -145,7 +145,8 @@ def task_text(rental: Rental) -> str:
 
 
 def rent_words(rental: Rental, file: Path) -> list[str]:
-    return ["sky", "launch", "--cluster", rental.cluster, "--yes", "--detach-run", str(file)]
+    """It comes back when the machines are set up: with --detach-run it would not wait for that."""
+    return ["sky", "launch", "--cluster", rental.cluster, "--yes", str(file)]
 
 
 def status_words(*clusters: str) -> list[str]:
