@@ -3,14 +3,22 @@
 
 A host that is not there, or has a file ``cut`` in it, is as silent as one without power. Each has its own tmux, the
 environment that its ``.ssh/environment`` says, and with $FAKE_NETS its own network, in the namespace of that prefix and
-its name, and its own name.
+its name, and its own name. With settings (-F) a host is called as they say, and knows its name as the address among its
+peers.
 """
 
 import os
+import re
 import sys
 
 words = sys.argv[sys.argv.index("--") + 1 :]
 host, command = words[0].rpartition("@")[2], " ".join(words[1:])
+if "-F" in sys.argv[: -len(words)]:
+    with open(sys.argv[sys.argv.index("-F") + 1]) as file:
+        host = dict(re.findall(r"^Host (\S+)\n  HostName (\S+)", file.read(), re.MULTILINE))[host]
+    if "192.0.2.1" in command:
+        print(host)
+        sys.exit()
 home = os.path.join(os.environ["FAKE_HOSTS"], host)
 if not os.path.isdir(home) or os.path.exists(os.path.join(home, "cut")):
     print(f"ssh: connect to host {host} port 22: No route to host", file=sys.stderr)

@@ -16,7 +16,7 @@ from cyclopts import CycloptsError
 from eighteen.base.errors import EighteenError, UsageError
 from eighteen.base.hardware import let_threads_sleep
 from eighteen.base.world import from_environment, leave
-from eighteen.cli import advice, bench, dataset, demo, launch, prices, recipes, results, run  # noqa: F401  # each has its commands
+from eighteen.cli import advice, bench, dataset, demo, launch, machines, prices, recipes, results, run  # noqa: F401  # each has its commands
 from eighteen.cli.app import app
 
 INTERRUPTED = 128 + signal.SIGINT

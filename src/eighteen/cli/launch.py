@@ -1,15 +1,44 @@
-"""Training on several machines that one has already, or that Slurm gives: begun, looked at, ended."""
+"""Training on several machines: that one has already, that Slurm gives, or that are rented."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError
-from eighteen.cli.app import Changes, app, console, to_stderr
+from eighteen.cli.app import Changes, app, console
+
+if TYPE_CHECKING:
+    from eighteen.base.events import OnEvent
+    from eighteen.base.rundir import RunDir
+    from eighteen.cloud.sky import Rental
+
+# What only some ways to get machines have a use for.
+FITTING = {
+    "--machines": ("--slurm", "--cloud"),
+    "--hours": ("--slurm",),
+    "--sbatch": ("--slurm",),
+    "--gpu": ("--cloud",),
+    "--spot": ("--cloud",),
+    "--region": ("--cloud",),
+    "--cheapest": ("--cloud",),
+    "--prices": ("--cloud",),
+    "--measured": ("--cloud",),
+    "--yes": ("--cloud",),
+    "--keep": ("--cloud",),
+    "--python": ("--hosts", "--cloud"),
+    "--max-hours": ("--hosts", "--cloud"),
+    "--max-cost": ("--hosts", "--cloud"),
+    "--after-success": ("--hosts", "--cloud"),
+    "--after-failure": ("--hosts", "--cloud"),
+    "--power-off": ("--hosts",),
+}
 
 
 @app.command
@@ -18,10 +47,19 @@ def launch(
     *,
     hosts: str | None = None,
     slurm: str | None = None,
+    cloud: str | None = None,
     machines: int | None = None,
     hours: float | None = None,
     sbatch: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
-    python: str = "python3",
+    gpu: str | None = None,
+    spot: Annotated[bool, Parameter(negative="")] = False,
+    region: str | None = None,
+    cheapest: Annotated[bool, Parameter(negative="")] = False,
+    prices: Path | None = None,
+    measured: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    yes: Annotated[bool, Parameter(negative="")] = False,
+    keep: Annotated[bool, Parameter(negative="")] = False,
+    python: str | None = None,
     gpus: int | None = None,
     procs: int | None = None,
     recipe: str = "auto",
@@ -48,8 +86,11 @@ def launch(
     preflight: bool = True,
     print_: Annotated[bool, Parameter(name="--print", negative="")] = False,
 ) -> None:
-    """Train on several machines: by ssh, to which the program and the dataset are sent, and from where the run comes
-    back; or by Slurm, whose machines share a disk with this one.
+    """Train on several machines, and bring the run home.
+
+    They are reached by ssh (--hosts), and sent the program and the dataset; or are Slurm's (--slurm), which share a disk
+    with this one; or are rented by SkyPilot (--cloud), after what they cost was agreed to, and given back at the end,
+    however that comes.
 
     The same command again goes on with its launch, if this program was stopped or killed meanwhile; training goes on
     without it.
@@ -59,11 +100,21 @@ def launch(
             gets it.
         hosts: Machines, e.g. node1,user@node2:2222, or a file with one a line. Ranks meet at the first.
         slurm: A partition of the cluster, or "default" for the one that it takes by itself.
-        machines: How many of Slurm's machines; 1 if left out.
+        cloud: Rent machines there: aws, gcp, azure, or another that SkyPilot knows.
+        machines: How many of Slurm's, 1 if left out; or to rent, if left out as eighteen plan would choose by --time or
+            --cost.
+        gpu: Of each machine that is rented, e.g. H100:8; left out, as --machines.
+        spot: Cheaper ones, which may be taken back.
+        region: Only there, e.g. us-east-1.
+        cheapest: Ask for the cheapest place by name, and for the next if it has none.
+        prices: A CSV table of offers, instead of the one that comes with the program.
+        measured: What eighteen bench --json wrote, to tell what the run will take. May be several.
+        yes: Rent without being asked whether the price is right.
+        keep: Leave the machines rented at the end, or after Ctrl-C.
         hours: Slurm's time limit, after which the job is saved and goes back into the queue; if left out a quarter of
             an hour more than --time, or else the partition's.
         sbatch: An option of sbatch, e.g. account=vision or cpus-per-task=8. May be repeated.
-        python: Of the machines, 3.11 or newer.
+        python: Of the machines, 3.11 or newer: python3, or one that is installed on machines that are rented.
         gpus: Ranks on each machine, one a GPU; all its GPUs if left out, but with --slurm one rank.
         procs: Ranks on each machine, as CPU processes.
         recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machines.
@@ -79,11 +130,12 @@ def launch(
         stage: Of a dataset at a URL: stream, train as soon as its first shards are there, or first, when all are.
         warm: Also read the shards that are on the machines already into their memory.
         disk_max: The most that all datasets from URLs may take on each machine, e.g. 50GB.
-        max_hours: After so many hours all is saved and ended, by the machines themselves.
-        max_cost: The same in dollars, e.g. '$40', by --price-usd-h.
+        max_hours: After so many hours all is saved and ended, by the machines themselves; 24 if they are rented.
+        max_cost: The same in dollars, e.g. '$40', by what is rented or by --price-usd-h.
         after_success: When the machines end what is left, e.g. stop:10m; keep: not at all.
         after_failure: The same after a failure, or where this program is gone before training began: stop:60m.
-        power_off: Then the machines power off; 10 minutes after success and 60 after a failure, if left out.
+        power_off: Then the machines power off; 10 minutes after success and 60 after a failure, if left out. Rented
+            ones always do.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         new: Begin a new launch, also where one of the same command could go on.
@@ -91,17 +143,16 @@ def launch(
         print_: Show what would be sent and done, and do nothing.
     """
     from eighteen.base import recipe as recipes
-    from eighteen.cloud import cluster, launcher
-    from eighteen.cloud.limits import described, limits
-    from eighteen.results.terminal import Display
+    from eighteen.cli import rental as rentals
+    from eighteen.cloud import sky
+    from eighteen.cloud.limits import limits
 
-    _require_one_way({"--hosts": hosts, "--slurm": slurm})
-    theirs = {"--machines": machines, "--hours": hours, "--sbatch": sbatch or None}
-    for flag in [flag for flag, value in theirs.items() if hosts and value is not None]:
-        raise UsageError("launch --hosts", got=flag, need="it with --slurm only", hint=f"leave out {flag}")
-    if slurm and python != "python3":
-        got, need = "--python", "this program's own Python, which the machines see"
-        raise UsageError("launch --slurm", got=got, need=need, hint="leave out --python")
+    way = _only({"--hosts": hosts, "--slurm": slurm, "--cloud": cloud})
+    theirs = {"--machines": machines, "--hours": hours, "--sbatch": sbatch, "--gpu": gpu, "--spot": spot}
+    theirs |= {"--region": region, "--cheapest": cheapest, "--prices": prices, "--measured": measured, "--yes": yes}
+    theirs |= {"--keep": keep, "--python": python, "--max-hours": max_hours, "--max-cost": max_cost}
+    theirs |= {"--after-success": after_success, "--after-failure": after_failure, "--power-off": power_off}
+    _require_fitting(way, theirs)
     if gpus is not None and procs is not None:
         need, hint = "one of them", "--gpus for GPUs, --procs for CPU processes"
         raise UsageError("launch", got="both --gpus and --procs", need=need, hint=hint)
@@ -119,160 +170,133 @@ def launch(
     given |= {} if file else {"--recipe": recipe}
     words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     words += [word for change in set_ for word in ("--set", change)] + ["--warm"] * warm
+    asked: dict[str, Any] = {"words": words, "recipe": file, "name": name}
     if slurm is not None:
-        job = cluster.wanted(
-            data,
-            partition=slurm,
-            machines=1 if machines is None else machines,
-            gpus=gpus,
-            procs=procs,
-            words=words,
-            recipe=file,
-            name=name,
-            hours=hours,
-            time_=time,
-            sbatch=sbatch,
-        )
-        if print_:
-            print("\n".join(cluster.shown(job, runs_dir)))
-            return
-        run, job = cluster.prepared(job, recipe=file, runs_dir=runs_dir, new=new)
-        follow, ends = partial(cluster.follow, run, job), None
+        asked |= {"partition": slurm, "machines": 1 if machines is None else machines, "gpus": gpus, "procs": procs}
+        asked |= {"hours": hours, "time_": time, "sbatch": sbatch}
+        begun = _by_slurm(data, asked, runs_dir=runs_dir, new=new, is_shown=print_)
     else:
-        asked = {"machines": hosts, "python": python, "ranks": ranks or 0, "words": words, "recipe": file, "name": name}
-        asked["power_off"] = power_off
+        asked |= {"machines": hosts or "", "python": python or ("python3" if hosts else sky.OWN_PYTHON)}
+        asked |= {"ranks": ranks or 0, "power_off": power_off or cloud is not None}
+        rental = None
+        if cloud is not None:
+            money = {
+                "time": time,
+                "cost": cost,
+                "price_usd_h": price_usd_h,
+                "max_hours": max_hours,
+                "max_cost": max_cost,
+            }
+            place = {"spot": spot, "region": region, "cheapest": cheapest}
+            wish = rentals.Asked(cloud, gpu, machines, **place, **money, prices=prices, measured=measured)
+            training = {"recipe": recipe, "epochs": epochs, "batch": batch, "changes": set_}
+            asked["rent"] = wish.words
+            where = None if new else runs_dir
+            rental = rentals.agreed(wish, data, asked, training, runs_dir=where, is_agreed=yes, is_shown=print_)
+            if rental is None:
+                return
+            price_usd_h = rental.usd_h
         asked["limits"] = limits(
             max_hours=max_hours,
             max_cost=max_cost,
             price_usd_h=price_usd_h,
             after_success=after_success,
             after_failure=after_failure,
-            power_off=power_off,
+            power_off=asked["power_off"],
         )
-        if print_:
-            print("\n".join(launcher.shown(launcher.wanted(data, **asked)[0])))
-            return
-        run, wanted, local = launcher.prepared(data, **asked, runs_dir=runs_dir, new=new)
-        follow = partial(launcher.follow, run, wanted, local, has_preflight=preflight)
-        ends = wanted.limits and described(wanted.limits, began=wanted.began, power_off=wanted.power_off)
+        begun = _on_machines(
+            data, asked, rental, runs_dir=runs_dir, new=new, is_shown=print_, is_kept=keep, has_preflight=preflight
+        )
+    if begun is not None:
+        _follow(begun)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A launch with a folder of its own.
+
+    follow: to its end, telling events and words      said: about it, before      is_left: whether it goes on without us
+    """
+
+    run: RunDir
+    follow: Callable[..., None]
+    said: str | None = None
+    is_left: bool = True
+
+
+def _by_slurm(data: str, asked: dict[str, Any], *, runs_dir: Path, new: bool, is_shown: bool) -> Begun | None:
+    """None if it is only shown."""
+    from eighteen.cloud import cluster
+
+    job = cluster.wanted(data, **asked)
+    if is_shown:
+        print("\n".join(cluster.shown(job, runs_dir)))
+        return None
+    run, job = cluster.prepared(job, recipe=asked["recipe"], runs_dir=runs_dir, new=new)
+    return Begun(run, partial(cluster.follow, run, job))
+
+
+def _on_machines(
+    data: str,
+    asked: dict[str, Any],
+    rental: Rental | None,
+    *,
+    runs_dir: Path,
+    new: bool,
+    is_shown: bool,
+    is_kept: bool,
+    has_preflight: bool,
+) -> Begun | None:
+    """None if it is only shown. rental: of machines that are rented first      is_kept: whether they are in the end"""
+    from eighteen.cloud import launcher, rent
+    from eighteen.cloud.limits import described
+
+    if is_shown:
+        print("\n".join(launcher.shown(launcher.wanted(data, **asked)[0])))
+        return None
+    run, wanted, local = launcher.prepared(data, **asked, runs_dir=runs_dir, new=new)
+    if rental is not None:
+        rent.keep(run, replace(rental, name=wanted.name))
+
+    def follow(*, on_event: OnEvent, say: Callable[[str], object]) -> None:
+        with ExitStack() as stack:
+            there = wanted
+            if rental is not None:
+                there = stack.enter_context(rent.rented(run, wanted, is_kept=is_kept, say=say))
+            launcher.follow(run, there, local, on_event=on_event, say=say, has_preflight=has_preflight)
+
+    ends = described(wanted.limits, began=wanted.began, power_off=wanted.power_off) if wanted.limits else None
+    return Begun(run, follow, ends, is_left=rental is None or is_kept)
+
+
+def _follow(begun: Begun) -> None:
+    from eighteen.results.terminal import Display
+
     screen = console(stderr=True)
     say = partial(screen.print, markup=False, highlight=False, soft_wrap=True)
-    say(f"launch {run.path}")
-    if ends:
-        say(ends)
+    say(f"launch {begun.run.path}")
+    if begun.said:
+        say(begun.said)
     try:
         with Display(screen) as display:
-            follow(on_event=display, say=say)
+            begun.follow(on_event=display, say=say)
     except KeyboardInterrupt:
-        say(f"training goes on; the same command follows it again, eighteen stop {run.path} ends it")
+        if begun.is_left:
+            say(f"training goes on; the same command follows it again, eighteen stop {begun.run.path} ends it")
         raise
-    print(run.path)
+    print(begun.run.path)
 
 
-def _require_one_way(ways: dict[str, str | None]) -> None:
+def _only(ways: Mapping[str, str | None]) -> str:
     given = [flag for flag, value in ways.items() if value is not None]
     if len(given) != 1:
         need, hint = f"one of {', '.join(ways)}", "--hosts node1,node2, or --slurm default --machines 2"
         raise UsageError("launch", got=" and ".join(given) or "no machines", need=need, hint=hint)
+    return given[0]
 
 
-@app.command
-def preflight(*, hosts: str, python: str = "python3", gpus: int | None = None, json: Path | None = None) -> None:
-    """Find out in half a minute whether machines can train together; if not, which is at fault, and what to do there.
-
-    Names, clocks, disks, drivers, ports, links and an all-reduce; the program is sent to machines that lack it.
-
-    Args:
-        hosts: Machines, e.g. node1,user@node2:2222, or a file with one a line. Ranks meet at the first.
-        python: Of the machines, 3.11 or newer.
-        gpus: Ranks on each machine, one a GPU; all its GPUs if left out.
-        json: A file to write all that was measured to.
-    """
-    from eighteen.base.files import write_json
-    from eighteen.cloud import launcher
-    from eighteen.cloud import preflight as verdicts
-    from eighteen.results.feeding import table
-
-    if gpus is not None and gpus < 1:
-        raise UsageError("--gpus", got=str(gpus), need="1 or more", hint="--gpus 8")
-    report = launcher.preflight_of(hosts, python=python, ranks=gpus or 0, say=to_stderr)
-    console().print(table(verdicts.COLUMNS, [verdicts.row(report, host) for host in report.looks]))
-    if json is not None:
-        write_json(json, verdicts.facts(report))
-        print(f"wrote {json}")
-    for line in verdicts.warnings(report):
-        to_stderr(line)
-    verdicts.require_fit(report)
-    print(f"fit: {verdicts.summary(report)}")
-
-
-@app.command
-def status(run: Path) -> None:
-    """Say what the machines of a launch do at this moment.
-
-    Args:
-        run: A run that eighteen launch began.
-    """
-    from eighteen.cloud import cluster, driver, launcher
-    from eighteen.cloud.limits import described, strike
-
-    if found := cluster.opened(run):
-        print(cluster.state(*found))
-        return
-    folder, wanted = launcher.opened(run)
-    for host, seen in driver.look(wanted).items():
-        if seen is None:
-            print(f"{host}: silent")
-            continue
-        state = "training" if seen.is_running else "not begun" if not seen.has_begun else f"ended with {seen.exit}"
-        free = f"{seen.free_bytes / 1e9:,.0f} GB free"
-        ends = f", {'powers off' if wanted.power_off else 'ends it'} at {strike(*seen.strikes)}" if seen.strikes else ""
-        print(f"{host}: {state}, Python {seen.python}, {seen.gpus} GPUs, {free}{ends}")
-    if wanted.limits:
-        print(described(wanted.limits, began=wanted.began, power_off=wanted.power_off))
-    print(f"attempt {wanted.attempt}, on {', '.join(wanted.at_work)}; {folder.path}")
-
-
-@app.command
-def logs(run: Path, *, host: str | None = None) -> None:
-    """Print the end of what training printed on the machines of a launch.
-
-    Args:
-        run: A run that eighteen launch began.
-        host: Of this machine only.
-    """
-    from eighteen.cloud import cluster, driver, launcher
-
-    if found := cluster.opened(run):
-        if host is not None:
-            need, hint = "nothing: a job of Slurm has one log for all", f"eighteen logs {run}"
-            raise UsageError("--host", got=repr(host), need=need, hint=hint)
-        print(cluster.log(found[0]))
-        return
-    _, wanted = launcher.opened(run)
-    there = driver.remotes(wanted)
-    if host is not None and host not in there:
-        raise UsageError(
-            "--host", got=repr(host), need=f"one of {', '.join(there)}", hint=f"--host {next(iter(there))}"
-        )
-    for name in [host] if host else there:
-        print(f"== {name}")
-        print(there[name].ask("log", driver.asked(wanted))["said"])
-
-
-@app.command
-def down(run: Path) -> None:
-    """End what a launch has begun and delete its folder on each machine; program, packages and datasets stay there.
-
-    Args:
-        run: A run that eighteen launch began.
-    """
-    from eighteen.cloud import cluster, driver, launcher
-
-    if found := cluster.opened(run):
-        print(cluster.down(*found))
-        return
-    folder, wanted = launcher.opened(run)
-    driver.keep_end(folder, "down")  # first, as whoever follows it would begin again
-    for host, why in driver.on_all(wanted, "forget").items():
-        print(f"{host}: {why or 'nothing is left'}")
+def _require_fitting(way: str, given: Mapping[str, object]) -> None:
+    for flag, ways in FITTING.items():
+        if given[flag] not in (None, False, ()) and way not in ways:
+            need = f"it with {' or '.join(ways)} only"
+            raise UsageError(f"launch {way}", got=flag, need=need, hint=f"leave out {flag}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from eighteen.base.errors import MachineError, UsageError, did_you_mean
+from eighteen.base.errors import UsageError, did_you_mean
 from eighteen.base.files import unwritable_is_said
 from eighteen.cli.app import Changes, app, console, to_stderr, warn
 
@@ -55,6 +55,7 @@ def prices(
         csv: A file to write the prices to, for eighteen plan --prices.
     """
     from eighteen.advice.offers import offers
+    from eighteen.cloud.market import quoted
     from eighteen.results import quotes as shown
 
     if not 0 < hours <= 24 * 90:
@@ -65,7 +66,7 @@ def prices(
         raise UsageError("--csv", got=repr(str(csv)), need=need, hint="--csv prices-now.csv")
     known = _with_gpus(offers(prices), [one for one in gpu.split(",") if one])
     places = [one for one in regions.split(",") if one]
-    found = _now(known, places, hours=hours, is_table=table)
+    found = quoted(known, places, hours=hours, is_table=table, now=datetime.now(UTC), warn=warn)
     planned = _planned(data, found, recipe, epochs, batch, set_, measured, runs_dir) if data is not None else None
     by_name = {one.where: one for one in (planned.plans if planned else ()) if one.usd}  # on spot after on demand
     console().print(shown.show(found, planned.task if planned else None, by_name))
@@ -82,28 +83,6 @@ def _with_gpus(known: list[Offer], gpus: list[str]) -> list[Offer]:
             need = f"one of {', '.join(sorted(names))}"
             raise UsageError("--gpu", got=repr(gpu), need=need, hint=did_you_mean(gpu, names))
     return [one for one in known if not gpus or one.gpu in gpus]
-
-
-def _now(known: list[Offer], regions: list[str], *, hours: float, is_table: bool) -> list[Quote]:
-    """The quotes of these regions; UsageError if there are none."""
-    from eighteen.advice.quotes import as_in_table, quotes
-    from eighteen.cloud import aws
-
-    now, found = datetime.now(UTC), [as_in_table(one) for one in known]
-    if not is_table and (instances := sorted({one.instance for one in known if one.cloud == "aws"})):
-        try:
-            told = aws.ask(instances, regions=regions, hours=hours, now=now)
-        except MachineError as error:
-            warn(f"{error.tried}: {error.got}; prices are those of the table")
-        else:
-            for where, why in told.silent.items():
-                warn(f"{where} of AWS: {why}")
-            found = quotes(known, told.spots, told.on_demand, source=aws.SOURCE, today=now.date())
-    kept = [one for one in found if not regions or any(one.offer.region.startswith(region) for region in regions)]
-    if not kept:
-        got, need = f"no price in {', '.join(regions)}", f"regions such as {known[0].region}"
-        raise UsageError("--regions", got=got, need=need, hint="leave out --regions, to see all")
-    return kept
 
 
 def _planned(

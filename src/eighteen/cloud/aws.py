@@ -123,4 +123,5 @@ def _on_demand(instance: str, region: str) -> float | None:
 def _why(error: Exception) -> str:
     """In a line; of an answer that refuses, its code and words."""
     told = getattr(error, "response", {}).get("Error", {})
-    return f"{told['Code']}: {told.get('Message', '')}" if "Code" in told else str(error).splitlines()[0]
+    text = f"{told['Code']}: {told.get('Message', '')}" if "Code" in told else str(error)
+    return text.splitlines()[0]

@@ -7,6 +7,7 @@ goes on from what it sees.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -127,8 +128,11 @@ class Driver:
             num_bytes = sum(path.stat().st_size for path in self._dataset.rglob("*")) if self._dataset else 0
             require_fit(told, need_bytes=num_bytes + MARGIN_BYTES, now=time.time())
             self._ranks, self._is_fit = ranks_on_each(self.launch, told), True
-        if not self.launch.run and (runs := [one.run for one in told.values() if one.run]):
-            self._keep(replace(self.launch, run=runs[0]))
+        leads = first.run if first else None
+        others = (one.run for one in told.values() if one.run)
+        if run := leads or self.launch.run or next(others, None):
+            if run != self.launch.run:
+                self._keep(replace(self.launch, run=run))
         return seen
 
     def _heard(self, first: Seen) -> None:
@@ -227,9 +231,9 @@ class Driver:
                     {self._run.events.name: self._run.events},
                 )
         remote.ask("begin", facts | {"words": words_of(launch, host, self._ranks, is_there=is_there)})
-        self._say(f"{host}: training; {' '.join(remote.look_on(launch.name))}")
+        self._say(f"{host}: training; {shlex.join(remote.look_on(launch.name))}")
         if host == launch.at_work[0]:
-            self._say(f"{host}: TensorBoard at http://127.0.0.1:6006; {' '.join(remote.look_at_board(launch.name))}")
+            self._say(f"{host}: TensorBoard at http://127.0.0.1:6006; {shlex.join(remote.look_at_board(launch.name))}")
 
     def _send_dataset(self, host: str) -> None:
         """What the machine lacks of it; dataset.json comes last, so that what was cut off is no dataset."""
@@ -265,7 +269,7 @@ class Driver:
 
 
 def remotes(launch: Launch) -> dict[str, Remote]:
-    return {name: Remote(hosts(name)[0], launch.python) for name in launch.hosts}
+    return {name: Remote(hosts(name)[0], launch.python, launch.ssh) for name in launch.hosts}
 
 
 def asked(launch: Launch) -> dict[str, Any]:
@@ -324,6 +328,8 @@ def known(run: RunDir) -> Launch | None:
         return None
     facts = json.loads(path.read_text("utf-8"))
     facts.pop("v")
+    if facts.get("ssh"):  # where the run lies now
+        facts["ssh"] = str(run.path / "launch" / "ssh" / "config")
     return Launch(**facts)
 
 

@@ -40,6 +40,8 @@ class Launch:
     run: the name of its run's folder on the machines, once there is one
     began: the launch, in seconds since the epoch
     limits: see ``limits.limits``; power_off: whether the machines do, where a limit strikes
+    rent: the words that asked for machines, for one that rents them; it has no hosts before it has rented
+    ssh: a file with settings for ssh, instead of the person's own      priced: words that tell what the machines cost
     """
 
     name: str
@@ -60,6 +62,9 @@ class Launch:
     began: float = 0.0
     limits: Limits = field(default_factory=dict)
     power_off: bool = False
+    rent: Sequence[str] = ()
+    ssh: str = ""
+    priced: Sequence[str] = ()
 
     @property
     def watched(self) -> dict[str, Any] | None:
@@ -269,7 +274,7 @@ def words_of(launch: Launch, host: str, ranks: int, *, is_there: bool = True) ->
     if launch.run and (place := "runs" if is_there else copies_of(launch)):
         going_on = ["--resume", f"{place}/{launch.run}"]
     else:
-        going_on = ["--name", launch.name, *launch.words]
+        going_on = ["--name", launch.name, *launch.words, *launch.priced]
     return [*torchrun, "-m", "eighteen", "train", data, *going_on]
 
 

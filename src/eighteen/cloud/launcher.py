@@ -40,22 +40,25 @@ def wanted(
     name: str | None,
     limits: Limits | None = None,
     power_off: bool = False,
+    rent: Sequence[str] = (),
 ) -> tuple[Launch, Path | None]:
     """What is asked for, as a launch, and the dataset here, if it is here.
 
-    data: a dataset here, which is sent to each machine, or a URL      machines: see ``hosts``
+    data: a dataset here, which is sent to each machine, or a URL      machines: see ``hosts``; "" if it rents them
     ranks: on each machine; 0: one a GPU      words: of ``eighteen train``      recipe: a file that is sent along
     limits: see ``limits.limits``      power_off: whether the machines do, where one strikes
+    rent: the words that ask for machines, if it rents them
     """
     absolute(data, flag="launch")
-    named = [str(one) + (f":{one.port}" if one.port else "") for one in hosts(machines)]
+    named = [str(one) + (f":{one.port}" if one.port else "") for one in ([] if rent else hosts(machines))]
     local = None if is_url(data) else datasets.open(data)
     place = data if local is None else f"{local.path.resolve().stem}-{local.digest[:12]}.e18"
     called = name or re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-")
     check_name(called)
     all_words = [*words, "--recipe", "recipe.toml"] if recipe else [*words]
     launch = Launch(called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0])
-    return replace(launch, limits=limits or {}, power_off=power_off), local and local.path
+    launch = replace(launch, limits=limits or {}, power_off=power_off, rent=[*rent])
+    return launch, local and local.path
 
 
 def prepared(
@@ -63,17 +66,13 @@ def prepared(
 ) -> tuple[RunDir, Launch, Path | None]:
     """``wanted`` with a folder of its own, or one of the same command that has not come to its end."""
     launch, local = wanted(data, recipe=recipe, **asked)
-    for path in [] if new else sorted(runs_dir.glob(f"{launch.name}-*/launch/launch.json"), reverse=True):
-        run = RunDir(path.parents[1])
-        earlier = driver.known(run)
-        is_open = not path.with_name("ended.json").exists()
-        has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
-        if earlier and is_open and has_recipe and _asked(earlier) == _asked(launch):
-            again = replace(earlier, code=launch.code, environment=launch.environment, fruitless=0)
-            if launch.limits:  # they may be other ones; but none of them is lost by leaving them out
-                again = replace(again, limits=launch.limits, power_off=launch.power_off)
-            driver.keep(run, again)
-            return run, again, local
+    if not new and (found := earlier(launch, recipe=recipe, runs_dir=runs_dir)):
+        run, before = found
+        again = replace(before, code=launch.code, environment=launch.environment, fruitless=0)
+        if launch.limits:  # they may be other ones; but none of them is lost by leaving them out
+            again = replace(again, limits=launch.limits, power_off=launch.power_off)
+        driver.keep(run, again)
+        return run, again, local
     run = RunDir(runs_dir / f"{launch.name}-{stamp()}")
     if run.path.exists():
         raise UsageError(f"launch {launch.name}", got=f"{run.path} already", need="a new name", hint="--name another")
@@ -85,6 +84,18 @@ def prepared(
     return run, launch, local
 
 
+def earlier(launch: Launch, *, recipe: Path | None, runs_dir: Path) -> tuple[RunDir, Launch] | None:
+    """The newest of the same command that has not come to its end."""
+    for path in sorted(runs_dir.glob(f"{launch.name}-*/launch/launch.json"), reverse=True):
+        run = RunDir(path.parents[1])
+        before = driver.known(run)
+        is_open = not path.with_name("ended.json").exists()
+        has_recipe = _text(path.with_name("recipe.toml")) == _text(recipe)
+        if before and is_open and has_recipe and _asked(before) == _asked(launch):
+            return run, before
+    return None
+
+
 def _text(path: Path | None) -> str | None:
     return path.read_text("utf-8") if path and path.is_file() else None
 
@@ -92,7 +103,8 @@ def _text(path: Path | None) -> str | None:
 def _asked(launch: Launch) -> Launch:
     """What makes two launches the same."""
     progress = {field.name: field.default for field in fields(Launch) if field.default is not MISSING}
-    return replace(launch, name="", port=0, code="", environment="", hosts=list(launch.hosts), limits={}, **progress)
+    progress |= {"name": "", "port": 0, "code": "", "environment": "", "limits": {}, "rent": [*launch.rent]}
+    return replace(launch, **progress, hosts=[] if launch.rent else [*launch.hosts])
 
 
 def follow(

@@ -38,8 +38,11 @@ class Silent(MachineError):
 
 @dataclass(frozen=True)
 class Remote:
+    """ssh: a file with settings for it, instead of the person's own"""
+
     host: Host
     python: str = "python3"
+    ssh: str = ""
 
     def ask(self, verb: str, facts: Mapping[str, Any], *, limit_s: float = ANSWER_S) -> dict[str, Any]:
         """What ``agent`` answers. Silent if the machine does, MachineError if what was asked failed there."""
@@ -116,7 +119,7 @@ class Remote:
         """The words before what is to be done there."""
         options = [word for option in OPTIONS for word in ("-o", option)]
         port = ["-p", str(self.host.port)] if self.host.port else []
-        return ["ssh", "-x", *options, *port, "--", str(self.host)]
+        return ["ssh", *self._settings(), "-x", *options, *port, "--", str(self.host)]
 
     def look_on(self, session: str) -> list[str]:
         """What a person types to look on."""
@@ -161,7 +164,11 @@ class Remote:
         return Silent(f"{verb} on {self.host}", got=got, need=need, hint=shlex.join([*self._short(), "true"]))
 
     def _short(self) -> list[str]:
-        return ["ssh", *(["-p", str(self.host.port)] if self.host.port else []), str(self.host)]
+        port = ["-p", str(self.host.port)] if self.host.port else []
+        return ["ssh", *self._settings(), *port, str(self.host)]
+
+    def _settings(self) -> list[str]:
+        return ["-F", self.ssh] if self.ssh else []
 
 
 @cache

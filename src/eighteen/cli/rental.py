@@ -1,0 +1,207 @@
+"""What is agreed to before machines are rented: which, where, until when and for how much."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eighteen.base.errors import UsageError
+from eighteen.cli.app import console, to_stderr, warn
+
+if TYPE_CHECKING:
+    from eighteen.advice.offers import Offer
+    from eighteen.advice.plan import Plan
+    from eighteen.advice.planning import Planned
+    from eighteen.cloud.sky import Rental
+
+COUNTS = (1, 2, 4, 8, 16)  # of machines, where the planner may choose
+
+
+@dataclass(frozen=True)
+class Asked:
+    """As it was typed. gpu, machines: None: as the planner chooses, by time or cost"""
+
+    cloud: str
+    gpu: str | None
+    machines: int | None
+    spot: bool
+    region: str | None
+    cheapest: bool
+    time: str | None
+    cost: str | None
+    price_usd_h: float | None
+    max_hours: float | None
+    max_cost: str | None
+    prices: Path | None
+    measured: tuple[Path, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """By these a launch is known again."""
+        named = {"--cloud": self.cloud, "--gpu": self.gpu, "--machines": self.machines, "--region": self.region}
+        words = [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
+        return [*words, *["--spot"] * self.spot, *["--cheapest"] * self.cheapest]
+
+
+def check(asked: Asked) -> None:
+    """UsageError for what cannot be asked, before anybody is."""
+    if asked.machines is not None and asked.machines < 1:
+        raise UsageError("--machines", got=f"{asked.machines}", need="1 or more", hint="--machines 2")
+    if asked.max_hours is not None and not 0 < asked.max_hours <= 24 * 365:
+        raise UsageError("--max-hours", got=f"{asked.max_hours:g}", need="more than 0", hint="--max-hours 8")
+    if (asked.gpu is None or asked.machines is None) and asked.time is None and asked.cost is None:
+        got = "neither --gpu and --machines nor a limit to choose them by"
+        need, hint = "which machines, or --time or --cost", "--gpu H100:8 --machines 2, or --time 20m"
+        raise UsageError("rent machines", got=got, need=need, hint=hint)
+    if asked.gpu is None and asked.price_usd_h is not None:
+        need, hint = "the machines that this is the price of", "--gpu H100:8"
+        raise UsageError("rent machines", got="--price-usd-h without --gpu", need=need, hint=hint)
+
+
+def proposed(asked: Asked, data: str, *, python: str, recipe: dict[str, Any]) -> tuple[Rental, list[str]]:
+    """What would be rented, without its name yet, and the lines that tell what it costs.
+
+    recipe: what ``planning.make`` takes of it
+    """
+    from eighteen.advice.offers import offers
+    from eighteen.base import budget as budgets
+    from eighteen.cloud import sky
+    from eighteen.cloud.market import quoted
+    from eighteen.cloud.sky import Wish
+    from eighteen.data import dataset as datasets
+    from eighteen.data.places import is_url
+
+    now = datetime.now(UTC)
+    known = [one for one in offers(asked.prices) if one.cloud == asked.cloud and _is_gpu(one, asked.gpu)]
+    regions = [asked.region] if asked.region else []
+    is_priced = asked.price_usd_h is not None
+    found = quoted(known, regions, now=now, warn=warn, flag="--region") if known and not is_priced else []
+    wish = Wish(asked.cloud, asked.gpu or "", asked.machines or 0, asked.spot, asked.region or "", asked.cheapest)
+    planned, plan = None, None
+    is_open = asked.gpu is None or asked.machines is None
+    if is_open or asked.measured:
+        if is_url(data):
+            need, hint = "a dataset here to plan with", "--gpu H100:8 --machines 2, without --measured"
+            raise UsageError("plan a launch", got="a URL", need=need, hint=hint)
+        counts = (asked.machines,) if asked.machines else COUNTS
+        planned = _planned(data, [one.offer for one in found], counts, asked.measured, now.date(), recipe)
+        plan = chosen(planned.plans, asked if is_open else replace(asked, time=None, cost=None))
+        offer = next(one.offer for one in found if one.offer.name == plan.where)
+        is_cheapest = asked.cheapest or is_open
+        wish = replace(wish, gpu=f"{offer.gpu}:{offer.gpus}", machines=plan.machines, is_cheapest=is_cheapest)
+    if asked.price_usd_h is not None:
+        places = [sky.by_hand(asked.price_usd_h, wish)]
+    else:
+        places = sky.asked_in(sky.places(found, wish), wish)
+    num_bytes = 0 if is_url(data) else sum(one.stat().st_size for one in datasets.open(data).path.rglob("*"))
+    rental = sky.Rental("", wish, places, asked.max_hours or sky.HOURS, sky.disk_gb(num_bytes), sky.setup(python))
+    if asked.max_cost is not None:
+        rental = replace(rental, hours=min(rental.hours, budgets.dollars(asked.max_cost) / rental.usd_h))
+    lines = sky.estimate(rental, plan, epochs=planned.task.schedule.epochs if planned else 1.0)
+    stale = sorted({f"{one.offer.date}" for one in found if one.offer.is_stale(now.date())})
+    if stale:
+        lines.append(f"prices of {', '.join(stale)} are old: AWS tells those of today to whoever has its credentials")
+    return rental, lines
+
+
+def agreed(
+    asked: Asked,
+    data: str,
+    launch: dict[str, Any],
+    training: dict[str, Any],
+    *,
+    runs_dir: Path | None,
+    is_agreed: bool,
+    is_shown: bool,
+) -> Rental | None:
+    """What is to be rented, or is already for the same command; None if nobody agreed, or it is only shown.
+
+    launch: what ``launcher.wanted`` takes      training: what ``planning.make`` takes of a recipe
+    runs_dir: where such a launch may lie; None: it is a new one
+    """
+    from eighteen.cloud import launcher, rent, sky
+
+    wanted, _ = launcher.wanted(data, **launch)
+    if runs_dir is not None and (found := launcher.earlier(wanted, recipe=launch["recipe"], runs_dir=runs_dir)):
+        before = rent.known(found[0])
+        if before is not None and before.state in ("renting", "rented"):
+            to_stderr(f"going on with {found[0].path}, for which {before.cluster} was rented")
+            return before
+    rental, lines = proposed(asked, data, python=wanted.python, recipe=training)
+    if is_shown:
+        words = sky.rent_words(rental, Path("rent.yaml"))
+        print(
+            "\n".join([*lines, shlex.join(words), sky.task_text(rental), shlex.join(sky.return_words(rental.cluster))])
+        )
+        return None
+    rent.require_sky()
+    if not _is_agreed(lines, is_agreed=is_agreed):
+        to_stderr("nothing was rented")
+        return None
+    return rental
+
+
+def chosen(plans: Sequence[Plan], asked: Asked) -> Plan:
+    """The cheapest that keeps to the time, or the fastest that keeps to the cost; UsageError if there is none."""
+    from eighteen.advice.rankings import cheapest_first, fastest_first, within
+    from eighteen.base import budget as budgets
+
+    to_rent = [one for one in plans if one.usd and one.is_spot == asked.spot]
+    seconds = None if asked.time is None else budgets.seconds(asked.time)
+    usd = None if asked.cost is None else budgets.dollars(asked.cost)
+    kept = within(to_rent, seconds=seconds, usd=usd)
+    if not kept:
+        got = f"none of {len(to_rent)} plans that keeps to that"
+        need, hint = "one to rent", "eighteen plan, to see what they take; a longer --time, or a higher --cost"
+        raise UsageError("choose machines", got=got, need=need, hint=hint)
+    ranked = cheapest_first(kept) if usd is None or seconds is not None else fastest_first(kept)
+    return ranked[0]
+
+
+def _is_agreed(lines: Sequence[str], *, is_agreed: bool) -> bool:
+    """Show what it costs, and whether somebody agrees; UsageError if nobody can be asked."""
+    for line in lines:
+        to_stderr(line)
+    if is_agreed:
+        return True
+    if not sys.stdin.isatty():
+        got, need = "nobody to ask, for there is no terminal", "a yes to what it costs"
+        raise UsageError("rent machines", got=got, need=need, hint="--yes")
+    return input("rent them? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _is_gpu(one: Offer, gpu: str | None) -> bool:
+    return gpu in (None, one.gpu, f"{one.gpu}:{one.gpus}")
+
+
+def _planned(
+    data: str,
+    offered: Sequence[Offer],
+    counts: Sequence[int],
+    measured: Sequence[Path],
+    today: date,
+    recipe: dict[str, Any],
+) -> Planned:
+    from tempfile import TemporaryDirectory
+
+    from eighteen.advice import planning
+    from eighteen.data import dataset as datasets
+    from eighteen.results import packing
+
+    with TemporaryDirectory() as folder, packing.progress(console(stderr=True), "measuring") as on_progress:
+        return planning.make(
+            datasets.open(data),
+            files=measured,
+            offered=offered,
+            counts=counts,
+            today=today,
+            runs_dir=Path(folder),
+            say=to_stderr,
+            on_progress=on_progress,
+            **recipe,
+        )

@@ -1,0 +1,262 @@
+"""Rents the machines of a launch, lets us in to them, and gives them back, whatever happens in between.
+
+In: a ``Rental`` in a run's folder. Out: the launch with its hosts. ``sky`` says what is asked and what answers mean;
+what happened is seen from what SkyPilot shows, so whoever was killed in between goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from eighteen.base.errors import MachineError
+from eighteen.base.files import write_atomic, write_json
+from eighteen.base.rundir import RunDir
+from eighteen.cloud import driver, sky
+from eighteen.cloud.launch import Launch
+from eighteen.cloud.remote import OPTIONS
+from eighteen.cloud.sky import Node, Place, Rental, Wish
+
+INSTALL = "uv tool install --python 3.11 'skypilot[aws]==0.14.1'"
+QUIET = {"SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}  # it would tell its makers of each command
+SETTINGS = Path("launch", "ssh", "config")  # in a run's folder
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAVE_S = 120.0  # that saving may take, before machines are given back
+TAIL = 15  # lines of what it said, where it failed
+# a machine's own address among its peers; nothing is sent to 192.0.2.1, which is nobody's
+ADDRESS = "import socket as s; o = s.socket(2, 2); o.connect(('192.0.2.1', 9)); print(o.getsockname()[0])"
+
+Say = Callable[[str], object]
+
+
+def keep(run: RunDir, rental: Rental) -> Rental:
+    folder = run.path / "launch"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "rent.json", {"v": 1, **asdict(rental)})
+    return rental
+
+
+def known(run: RunDir) -> Rental | None:
+    """What was agreed to for a run; None if nothing was rented for it."""
+    path = run.path / "launch" / "rent.json"
+    if not path.is_file():
+        return None
+    facts = json.loads(path.read_text("utf-8"))
+    facts.pop("v")
+    return Rental(**facts | {"wish": Wish(**facts["wish"]), "places": [Place(**one) for one in facts["places"]]})
+
+
+@contextmanager
+def rented(run: RunDir, launch: Launch, *, is_kept: bool, say: Say) -> Iterator[Launch]:
+    """The launch on machines that are rented, now or already; they are given back at the end, if not ``is_kept``.
+
+    A request to end (SIGTERM, or a terminal that closes) gives them back as Ctrl-C does; then none is heard any more.
+    Raises MachineError without SkyPilot, if it cannot rent, or if no place has the machines.
+    """
+    before = {one: signal.signal(one, signal.default_int_handler) for one in ENDINGS}
+    try:
+        launch = _reached(run, launch, say)
+        try:
+            yield launch
+        except BaseException:
+            if not is_kept:
+                _save(run, launch, say)
+            raise
+    finally:
+        for one in ENDINGS:  # a second Ctrl-C would leave the machines to their last hour
+            signal.signal(one, signal.SIG_IGN)
+        try:
+            if is_kept:
+                say(f"the machines stay rented; eighteen down {run.path} gives them back")
+            else:
+                give_back(run, say)
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+
+def _save(run: RunDir, launch: Launch, say: Say) -> None:
+    """Bring home what still trains, before its machines are gone."""
+    if any(one and one.is_running for one in driver.look(launch).values()):
+        say("asking the machines to save, before they are given back; Ctrl-C gives them back at once")
+        driver.on_all(launch, "end", gently=True)
+        until = time.monotonic() + SAVE_S
+        while any(one and one.is_running for one in driver.look(launch).values()) and time.monotonic() < until:
+            time.sleep(driver.POLL_S)
+        with suppress(MachineError):
+            driver.Driver(run, launch, None, on_event=None, say=say).fetch()
+
+
+def give_back(run: RunDir, say: Say) -> None:
+    """What was rented for a run, also if that was not yet done; MachineError if it may be there still."""
+    rental = known(run)
+    assert rental, "of a run that rents"
+    if sky.next_step(rental.state, _there(rental), is_over=True) == "give_back":
+        say(f"giving back {rental.cluster}; wait for it")
+        _down(rental)
+    keep(run, replace(rental, state="returned"))
+
+
+def sweep(say: Say) -> list[str]:
+    """Give back all that is ours, whatever launch it was for; its names."""
+    found = sorted(sky.clusters(_ask(sky.status_words())))
+    if found:
+        say(f"giving back {', '.join(found)}")
+        _ask(sky.return_words(*found))
+    return found
+
+
+def _reached(run: RunDir, launch: Launch, say: Say) -> Launch:
+    rental = known(run)
+    assert rental, "agreed to before"
+    if sky.next_step(rental.state, _there(rental), is_over=False) == "rent":
+        rental = _rent(run, rental, say)
+    if rental.state == "rented":
+        return launch
+    hosts = _let_in(run, _nodes(rental))
+    usd_h = rental.wish.machines * rental.places[rental.place].usd_h
+    launch = replace(
+        launch,
+        hosts=hosts,
+        active=(),
+        joining=(),
+        ssh=str(run.path / SETTINGS),
+        priced=["--price-usd-h", f"{usd_h:.6g}"],
+    )
+    if not run.recipe.is_file():  # it was lost with its machines
+        run.events.unlink(missing_ok=True)
+        launch = replace(launch, run="", saved=0)
+    elif launch.run:
+        _bring(run, launch, say)
+    driver.keep(run, launch)
+    keep(run, replace(rental, state="rented"))
+    return launch
+
+
+def _bring(run: RunDir, launch: Launch, say: Say) -> None:
+    """The run as far as it is here, to machines that know nothing of it: there it goes on."""
+    first = launch.hosts[0]
+    files = {str(one.relative_to(run.path)): one for one in sorted(run.path.rglob("*")) if one.is_file()}
+    files = {name: one for name, one in files.items() if not name.startswith("launch/")}
+    say(f"{first}: sending {run.path}, to go on with")
+    to = f"launches/{launch.name}/runs/{launch.run}"
+    driver.remotes(launch)[first].send("take", driver.asked(launch) | {"to": to}, files)
+
+
+def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
+    """From the first place that has the machines."""
+    refusals = []
+    for number in range(rental.place, len(rental.places)):
+        rental = keep(run, replace(rental, place=number, state="renting"))
+        place = rental.places[number]
+        file = run.path / "launch" / "rent.yaml"
+        write_atomic(file, sky.task_text(rental))
+        words, log = sky.rent_words(rental, file), run.path / "launch" / "sky.log"
+        say(f"renting {rental.wish.machines} x {place}, which takes some minutes; tail -f {shlex.quote(str(log))}")
+        with log.open("w+") as told:
+            code = _run(words, told)
+            told.seek(0)
+            said = told.read()
+        if code == 0:
+            return rental
+        if not sky.is_refused(said):
+            raise _failed(words, said)
+        say(f"{place}: none to be had")
+        refusals.append(str(place))
+        _down(rental)  # what it may have got of them
+    got, need = f"none in {', '.join(refusals)}", "as many at once"
+    hint = "later; fewer --machines; another --gpu or --region; or without --spot"
+    keep(run, replace(rental, place=0, state="returned"))
+    raise MachineError(f"rent {rental.wish.machines} x {rental.wish.gpu}", got=got, need=need, hint=hint)
+
+
+def _nodes(rental: Rental) -> list[Node]:
+    path = Path.home() / ".sky" / "generated" / "ssh" / rental.cluster
+    if not path.is_file():
+        _there(rental)  # which writes it
+    found = sky.nodes(path.read_text("utf-8")) if path.is_file() else []
+    if len(found) != rental.wish.machines:
+        need = f"{rental.wish.machines}, in {path}"
+        hint = f"sky status {rental.cluster}"
+        raise MachineError(f"reach {rental.cluster}", got=f"{len(found)} machines", need=need, hint=hint)
+    return [replace(one, key=str(Path(one.key).expanduser())) for one in found]  # ssh does not ask $HOME for ~
+
+
+def _let_in(run: RunDir, nodes: list[Node]) -> list[str]:
+    """Write settings for ssh in which each machine is called by its address among its peers: these names.
+
+    The key that a machine has at this first contact is written down, and is the only one from then on.
+    """
+    folder = (run.path / "launch" / "ssh").resolve()
+    shutil.rmtree(folder, ignore_errors=True)  # of machines that were given back
+    folder.mkdir(parents=True)
+    first, known_hosts = folder / "first", folder / "known_hosts"
+    numbered = {f"machine{number}": node for number, node in enumerate(nodes)}
+    write_atomic(first, sky.ssh_config(numbered, known_hosts))
+    named: dict[str, Node] = {}
+    for name, node in numbered.items():
+        options = ["StrictHostKeyChecking=accept-new", *OPTIONS, "ConnectionAttempts=5"]
+        words = ["ssh", "-F", str(first), "-x", *[word for one in options for word in ("-o", one)], "--", name]
+        done = subprocess.run(
+            [*words, shlex.join(["python3", "-c", ADDRESS])], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if done.returncode:
+            hint = shlex.join(["ssh", "-F", str(first), name])
+            raise MachineError(f"reach {node.address}", got=done.stderr.strip(), need="a machine to log in", hint=hint)
+        named[done.stdout.strip()] = node
+    if len(named) < len(nodes):
+        need = "one for each machine"
+        raise MachineError("reach machines", got=f"addresses {', '.join(named)}", need=need, hint="sky status")
+    first.unlink()
+    write_atomic(folder / "config", sky.ssh_config(named, known_hosts))
+    return [*named]
+
+
+def _there(rental: Rental) -> str | None:
+    """What SkyPilot says of the machines; None if it has none of this name."""
+    return sky.clusters(_ask(sky.status_words())).get(rental.cluster)
+
+
+def _down(rental: Rental) -> None:
+    _ask(sky.return_words(rental.cluster))
+
+
+def _ask(words: list[str]) -> str:
+    """MachineError if it fails."""
+    with TemporaryFile("w+") as told:
+        code = _run(words, told)
+        told.seek(0)
+        said = told.read()
+    if code:
+        raise _failed(words, said)
+    return said
+
+
+def _run(words: list[str], told: IO[str]) -> int:
+    """Its exit code. Ctrl-C is for us alone: SkyPilot would only look away, and go on."""
+    require_sky()
+    how = {"stdin": subprocess.DEVNULL, "stdout": told, "stderr": subprocess.STDOUT, "start_new_session": True}
+    return subprocess.run(words, env=os.environ | QUIET, **how).returncode
+
+
+def require_sky() -> None:
+    if shutil.which("sky") is None:
+        need = "SkyPilot on PATH, a tool with an environment of its own"
+        raise MachineError("rent machines", got="no program sky", need=need, hint=INSTALL)
+
+
+def _failed(words: list[str], said: str) -> MachineError:
+    lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+    got = "\n".join(lines[-TAIL:]) or "not a word"
+    return MachineError(shlex.join(words), got=got, need="machines to rent", hint="sky check")
