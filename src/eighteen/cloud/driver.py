@@ -128,11 +128,10 @@ class Driver:
             num_bytes = sum(path.stat().st_size for path in self._dataset.rglob("*")) if self._dataset else 0
             require_fit(told, need_bytes=num_bytes + MARGIN_BYTES, now=time.time())
             self._ranks, self._is_fit = ranks_on_each(self.launch, told), True
-        leads = first.run if first else None
         others = (one.run for one in told.values() if one.run)
-        if run := leads or self.launch.run or next(others, None):
-            if run != self.launch.run:
-                self._keep(replace(self.launch, run=run))
+        run = (first and first.run) or self.launch.run or next(others, "")
+        if run != self.launch.run:
+            self._keep(replace(self.launch, run=run))
         return seen
 
     def _heard(self, first: Seen) -> None:
