@@ -88,7 +88,7 @@ def launch(
 ) -> None:
     """Train on several machines, and bring the run home.
 
-    They are reached by ssh (--hosts), and sent the program and the dataset; or are those of Slurm (--slurm), which share
+    They are reached by ssh (--hosts), and sent program and dataset; or are those of Slurm (--slurm), which share
     a disk with this one; or are rented by SkyPilot (--cloud), after what they cost was agreed to, and given back at the
     end, however that comes.
 
