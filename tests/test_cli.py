@@ -119,6 +119,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("plan DATA --recipe smal", 2, "did you mean 'small'"),
         ("plan DATA --prices none.csv", 3, "read none.csv: got .*No such file"),
         ("plan DATA --measured none.json", 3, "read none.json: got .*No such file"),
+        ("preflight --hosts node1", 2, "preflight: got one machine, need two or more"),
         ("recipes smal", 2, "did you mean 'small'"),
         ("recipes small --from-phases []", 2, "got small and --from-phases"),
         ("recipes --from-phases [exit()]", 2, "--from-phases: got what is no plain data"),

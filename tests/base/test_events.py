@@ -41,6 +41,12 @@ def test_what_follows_a_resume_replaces_what_was_told_of_later_steps(tmp_path):
     assert kept == [*before, ("resume", 4), ("step", 4), ("step", 5)]
 
 
+def test_an_end_that_does_not_know_its_step_stands(tmp_path):
+    append(tmp_path / "e", event("end", reason="Stopped", exit_code=75))
+    told(tmp_path / "e", ("resume", 4))
+    assert [one["event"] for one in standing(read(tmp_path / "e"))] == ["end", "resume"]
+
+
 def test_the_last_event_of_a_kind_is_found_also_before_a_line_that_was_cut(tmp_path):
     assert last(tmp_path / "e", "end") is None
     told(tmp_path / "e", ("start", 1), ("end", 1), ("start", 2), ("step", 2))

@@ -5,9 +5,9 @@ from eighteen.base import rundir
 from eighteen.base.errors import DataError, UsageError
 
 
-def make(parent, name="flowers"):
+def make(parent, name="flowers", **more):
     return rundir.create(
-        parent, name, recipe=recipes.load("fast"), command="eighteen train", environment={"python": "3"}
+        parent, name, recipe=recipes.load("fast"), command="eighteen train", environment={"python": "3"}, **more
     )
 
 
@@ -16,6 +16,16 @@ def test_runs_of_the_same_second_are_two_runs(tmp_path):
     assert len({run.path for run in runs}) == 3
     assert recipes.load(str(runs[0].recipe)) == recipes.load("fast")
     assert runs[0].read_environment() == {"python": "3"}
+
+
+def test_a_run_is_made_in_a_folder_that_is_there_but_only_once(tmp_path):
+    folder = tmp_path / "flowers-1"
+    (folder / "launch").mkdir(parents=True)
+    (folder / "recipe.toml").touch()  # it was killed while it was made
+    assert make(tmp_path, into=folder).path == folder
+    assert recipes.load(str(folder / "recipe.toml")) == recipes.load("fast")
+    with pytest.raises(UsageError, match=f"got one there, need none.*\\n.*train --resume {folder}"):
+        make(tmp_path, into=folder)
 
 
 @pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "a/b"])

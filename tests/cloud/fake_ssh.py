@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Stands in for ``ssh``: a host is a home folder in $FAKE_HOSTS, and what is done there is done by a shell of its own.
 
-A host that is not there, or has a file ``cut`` in it, is as silent as one without power. Each has its own tmux. With
-settings (-F) a host is called as they say, and knows its name as the address among its peers.
+A host that is not there, or has a file ``cut`` in it, is as silent as one without power. Each has its own tmux, the
+environment that its ``.ssh/environment`` says, and with $FAKE_NETS its own network, in the namespace of that prefix and
+its name, and its own name. With settings (-F) a host is called as they say, and knows its name as the address among its
+peers.
 """
 
 import os
@@ -23,5 +25,13 @@ if not os.path.isdir(home) or os.path.exists(os.path.join(home, "cut")):
     sys.exit(255)
 os.environ.update(HOME=home, TMUX_TMPDIR=home, XDG_CACHE_HOME=os.path.join(home, "cache"))
 os.environ.pop("TMUX", None)
+if os.path.exists(more := os.path.join(home, ".ssh", "environment")):
+    with open(more) as lines:
+        for name, _, value in (line.rstrip("\n").partition("=") for line in lines):
+            os.environ[name] = value
 os.chdir(home)
-os.execvp("sh", ["sh", "-c", command])
+words = ["sh", "-c", command]
+if "FAKE_NETS" in os.environ:
+    named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec sh -c "$1"', host, command]
+    words = ["ip", "netns", "exec", os.environ["FAKE_NETS"] + host, *named]
+os.execvp(words[0], words)

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from launching import HOSTS, SMALL, begun, power_off, wait_for
 
 import eighteen
 from eighteen import cli
 from eighteen.base import events, rundir
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, UsageError
-from eighteen.cloud import driver, launcher
+from eighteen.cloud import agent, driver, launcher, preflight
 from eighteen.cloud.hosts import Host, hosts
-from eighteen.cloud.launch import Action, Launch, Seen, next_actions, require_fit, words_of
+from eighteen.cloud.launch import Action, Launch, Seen, next_actions, next_attempt, require_fit, words_of
 from eighteen.training import checkpoint
-
-HOSTS = "localhost,127.0.0.1"
-SMALL = ["--recipe", "demo", "--set", "phases.0.size=32", "--set", "eval.size=32", "--set", "train.log_every=1"]
 
 WANTED = Launch("photos-1", ["a", "b"], "python3", 1, "photos-d.e18", ["--epochs", "1"], "c", "e", 20_000)
 NEW = Seen("3.11.7", 0, True, 0.0, 10**12, False, False, False, (), False, False, None, "", None, "")
@@ -31,6 +28,8 @@ READY = replace(NEW, has_code=True, has_packages=True, has_dataset=True)
 TRAINS = replace(READY, has_begun=True, is_running=True)
 DONE = replace(READY, has_begun=True, exit=0)
 FAILED = replace(DONE, exit=1)
+ASKED = replace(FAILED, said="something\nStopped: train to the end: got a request to stop\n")
+GOES = replace(ASKED, goes=True)  # its cloud takes it back
 DIED = replace(READY, has_begun=True)  # its tmux is gone, and it wrote down no exit code
 
 
@@ -54,6 +53,11 @@ DIED = replace(READY, has_begun=True)  # its tmux is gone, and it wrote down no 
         ([DIED, FAILED], None, ["again "]),
         ([FAILED, replace(FAILED, said="RecipeError: no\n")], None, ["finish "]),
         ([FAILED, FAILED], "stopped", ["finish "]),
+        ([TRAINS, ASKED], None, ["wait "]),  # the first one still saves
+        ([ASKED, GOES], "taken", ["again "]),  # without it
+        ([GOES, GOES], "taken", ["wait "]),  # for other ones
+        ([NEW, GOES], "taken", ["again "]),
+        ([NEW, NEW], "taken", ["send_code a", "send_code b"]),
     ],
 )
 def test_what_is_done_next_follows_from_what_is_seen(seen, reason, expected):
@@ -61,8 +65,85 @@ def test_what_is_done_next_follows_from_what_is_seen(seen, reason, expected):
     assert [f"{one.verb} {one.host}" for one in found] == expected
 
 
+ALL_THREE = replace(WANTED, hosts=["a", "b", "c"], attempt=2, run="photos-1-then")
+IDLE = replace(READY, run="photos-1-then")
+
+
+@pytest.mark.parametrize(
+    ("launch", "seen", "reason", "lost", "expected"),
+    [
+        (WANTED, [FAILED, None], None, "b", ["again "]),  # its peer noticed, and begins without it
+        (WANTED, [None, FAILED], None, "a", ["again "]),
+        (WANTED, [FAILED, None], None, "", ["wait "]),  # it may be back at once
+        (WANTED, [TRAINS, None], None, "b", ["wait "]),  # only we do not hear it
+        (WANTED, [TRAINS, NEW], None, "", ["send_code b"]),  # it was started again with nothing on it
+        (WANTED, [FAILED, NEW], None, "", ["again "]),
+        (replace(WANTED, attempt=2), [READY, None], None, "b", ["again "]),  # lost before it began
+        (replace(WANTED, attempt=2), [None, None], None, "ab", ["wait "]),
+        (replace(ALL_THREE, active=["b"]), [NEW, TRAINS, READY], None, "", ["send_code a"]),
+        (replace(ALL_THREE, active=["b"]), [READY, TRAINS, READY], None, "", ["take_in a", "take_in c"]),
+        (replace(ALL_THREE, active=["b"]), [READY, TRAINS, None], None, "c", ["take_in a"]),
+        (replace(ALL_THREE, active=["b"]), [replace(READY, goes=True), TRAINS, None], None, "c", ["wait "]),
+        (replace(ALL_THREE, active=["b"], joining=["a"]), [READY, TRAINS, READY], None, "", ["wait "]),
+        (replace(ALL_THREE, active=["b", "c"], joining=["a"]), [READY, TRAINS, FAILED], "stopped", "", ["wait "]),
+        (replace(ALL_THREE, active=["b", "c"], joining=["a"]), [READY, FAILED, FAILED], "stopped", "", ["again "]),
+        (replace(ALL_THREE, active=["b"], joining=["a"]), [READY, DONE, READY], "done", "", ["finish "]),
+        (ALL_THREE, [READY, IDLE, IDLE], None, "", ["again "]),  # who leads has to have the run
+        (replace(ALL_THREE, active=["b", "c", "a"]), [READY, IDLE, IDLE], None, "", ["begin b", "begin c", "begin a"]),
+    ],
+)
+def test_machines_are_left_out_and_taken_in(launch, seen, reason, lost, expected):
+    found = next_actions(launch, dict(zip(launch.hosts, seen, strict=True)), reason=reason, lost=lost)
+    assert [f"{one.verb} {one.host}" for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "lost", "is_still", "expected"),
+    [
+        ([TRAINS, None], "b", True, ["end a"]),  # its peer waits for it, and may do so for minutes
+        ([TRAINS, None], "b", False, ["wait "]),
+        ([TRAINS, None], "", True, ["wait "]),  # it may be back at once
+        ([TRAINS, TRAINS], "", True, ["wait "]),  # it evaluates
+    ],
+)
+def test_a_machine_is_lost_when_it_is_silent_and_the_run_as_well(seen, lost, is_still, expected):
+    found = next_actions(WANTED, dict(zip(WANTED.hosts, seen, strict=True)), reason=None, lost=lost, is_still=is_still)
+    assert [f"{one.verb} {one.host}" for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "active"),
+    [
+        ([FAILED, None, FAILED], ["a", "c"]),
+        ([NEW, FAILED, FAILED], ["b", "c"]),  # it is made ready while they train
+        ([NEW, NEW, None], ["a", "b"]),
+        ([READY, replace(FAILED, run="photos-1-then"), None], ["b", "a"]),
+        ([GOES, ASKED, READY], ["b", "c"]),
+    ],
+)
+def test_the_next_attempt_is_that_of_the_machines_that_are_ready(seen, active):
+    found = next_attempt(ALL_THREE, dict(zip("abc", seen, strict=True)), saved=0)
+    assert [found.active, found.attempt, found.joining] == [active, 3, ()]
+    assert words_of(found, active[1], 2)[2:6] == ["--nnodes", "2", "--node-rank", "1"]
+
+
+def test_attempts_that_bring_no_checkpoint_are_counted():
+    seen = dict(zip("abc", [FAILED] * 3, strict=True))
+    counted = [next_attempt(replace(ALL_THREE, fruitless=2, saved=5), seen, saved=saved) for saved in (5, 6)]
+    assert [(one.fruitless, one.saved) for one in counted] == [(3, 5), (0, 6)]
+    joining = replace(ALL_THREE, fruitless=2, saved=5, joining=["c"])
+    assert next_attempt(joining, seen, saved=5).fruitless == 2
+
+
+def test_a_run_goes_on_where_it_lies_or_from_its_copy():
+    again = replace(ALL_THREE, words=["--epochs", "1", "--checkpoint-to", "s3://bucket/runs/"])
+    assert words_of(again, "a", 1)[-2:] == ["--resume", "runs/photos-1-then"]
+    assert words_of(again, "a", 1, is_there=False)[-2:] == ["--resume", "s3://bucket/runs/photos-1-then"]
+    assert words_of(ALL_THREE, "a", 1, is_there=False)[-2:] == ["--epochs", "1"]  # from its beginning
+
+
 def test_not_for_ever():
-    last = replace(WANTED, attempt=4)
+    last = replace(WANTED, attempt=9, fruitless=3)
     assert next_actions(last, {"a": FAILED, "b": FAILED}, reason=None) == [Action("finish")]
 
 
@@ -82,11 +163,25 @@ def test_a_machine_that_cannot_is_named_before_anything_is_sent(one, said):
 
 
 def test_each_attempt_meets_at_a_port_of_its_own():
-    first, second = (words_of(replace(WANTED, attempt=number), "b", 2, "a") for number in (1, 2))
+    first, second = (words_of(replace(WANTED, attempt=number), "b", 2) for number in (1, 2))
     assert first[first.index("--master-port") + 1] == "20000"
     assert second[second.index("--master-port") + 1] == "20001"
     assert first[first.index("--node-rank") + 1] == "1"
-    assert first[-6:] == ["train", "~/.eighteen/datasets/photos-d.e18", "--name", "photos-1", "--epochs", "1"]
+    assert first[-6:] == ["train", "../../datasets/photos-d.e18", "--name", "photos-1", "--epochs", "1"]
+
+
+def test_what_a_machine_says_is_of_this_attempt_and_a_notice_has_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "HOME", tmp_path)
+    launch = tmp_path / "launches" / "photos-1"
+    launch.mkdir(parents=True)
+    (launch / "out.log").write_text("== attempt 1\nStopped: train\n== attempt 2\nPeerLost: train\n")
+    for name in ("begun-1", "exit-1", "begun-2", "exit-2", "notice.json"):
+        (launch / name).touch()
+    facts = driver.asked(replace(WANTED, attempt=2)) | {"events_from": 0}
+    seen = agent.look(facts)
+    assert (seen["said"], seen["goes"]) == ("PeerLost: train\n", True)
+    os.utime(launch / "notice.json", (0, time.time() - 600))
+    assert not agent.look(facts)["goes"], "it has stayed"
 
 
 def test_hosts_are_names_and_nothing_else(tmp_path):
@@ -98,42 +193,14 @@ def test_hosts_are_names_and_nothing_else(tmp_path):
             hosts(wrong)
 
 
-@pytest.fixture
-def machines(tmp_path, monkeypatch):
-    """Two, each with nothing but a home folder."""
-    folder, program = tmp_path / "machines", tmp_path / "bin" / "ssh"
-    for name in HOSTS.split(","):
-        (folder / name).mkdir(parents=True)
-    program.parent.mkdir()
-    shutil.copy(Path(__file__).with_name("fake_ssh.py"), program)
-    program.chmod(0o755)
-    monkeypatch.setenv("FAKE_HOSTS", str(folder))
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setattr(driver, "POLL_S", 0.2)
-    monkeypatch.chdir(tmp_path)
-    yield folder
-    for name in HOSTS.split(","):
-        subprocess.run(
-            ["tmux", "kill-server"], env={**os.environ, "TMUX_TMPDIR": str(folder / name)}, capture_output=True
-        )
-
-
-@pytest.fixture(scope="module")
-def packed(pictures, tmp_path_factory):
-    return eighteen.pack(pictures, tmp_path_factory.mktemp("here") / "photos.e18", procs=1)
-
-
-def begun(packed, *more):
-    return ["launch", str(packed.path), "--hosts", HOSTS, "--python", sys.executable, "--procs", "1", *SMALL, *more]
-
-
 def test_two_machines_that_share_nothing_train_what_one_would(packed, machines, tmp_path, capsys):
-    assert cli.main(begun(packed, "--epochs", "2")) == 0
+    assert cli.main(begun(packed, "--epochs", "2", preflight="--preflight")) == 0
     shown = capsys.readouterr()
     (path,) = (tmp_path / "runs").iterdir()
     assert shown.out == f"runs/{path.name}\n"
     assert "tmux attach -t" in shown.err
+    assert "preflight: 2 machines, links " in shown.err
+    assert json.loads((path / "launch" / "preflight.json").read_text())["all_reduce"]["seconds"] > 0
     there = [*machines.glob("*/.eighteen/datasets/*/dataset.json")]
     assert len(there) == 2
     ours = checkpoint.newest(rundir.open(path))
@@ -172,12 +239,31 @@ def test_a_launch_goes_on_after_a_kill_and_after_a_stop(packed, machines, tmp_pa
     assert [*(tmp_path / "runs").iterdir()] == [path]
 
 
-def wait_for(process, text):
-    assert process.stderr
-    for line in process.stderr:
-        if text in line:
-            return
-    raise AssertionError(f"it ended without {text!r}")
+@pytest.mark.parametrize("lost", ["localhost", pytest.param("127.0.0.1", marks=pytest.mark.soak_cloud)])
+def test_a_lost_machine_is_left_out_and_taken_in_when_it_is_back(packed, machines, tmp_path, lost):
+    """Without power, and back with nothing on its disk: the bits are those of a run that nothing happened to."""
+    exact = ["--epochs", "40", "--set", "train.exact=true", "--set", "train.virtual_workers=2"]
+    exact += ["--set", "train.checkpoint_minutes=0.02"]
+    command = [sys.executable, "-m", "eighteen", *begun(packed, *exact)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(process, "  checkpoint ")
+    power_off(machines / lost)
+    (left,) = {*HOSTS.split(",")} - {lost}
+    wait_for(process, f"attempt 2, on {left}")
+    wait_for(process, "  step ")
+    (machines / lost).mkdir()
+    wait_for(process, f"stopping to go on with {lost}")
+    wait_for(process, "  resume ")
+    process.communicate()
+    assert process.returncode == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    told = [*events.read(path / "events.jsonl")]
+    assert [one["world"] for one in told if one["event"] == "start"] == [2, 1, 2]
+    changes = [word for word in [*SMALL[2:], *exact[2:]] if word != "--set"]
+    alone = eighteen.train(packed, recipe="demo", epochs=40, procs=2, changes=changes, runs_dir=tmp_path / "alone")
+    ours, theirs = checkpoint.newest(rundir.open(path)), checkpoint.newest(rundir.open(alone.run))
+    for name, weight in ours.tensors("model").items():
+        assert weight.equal(theirs.tensors("model")[name])
 
 
 def test_what_would_be_done_is_shown_and_nothing_is_done(packed, machines, tmp_path, capsys):
@@ -208,6 +294,17 @@ def test_a_silent_machine_is_named(packed, machines, monkeypatch, capsys):
     assert cli.main(begun(packed)) == 4
     assert "reach 127.0.0.1" in capsys.readouterr().err
     assert not [*machines.glob("*/.eighteen/launches/*")]
+
+
+def test_machines_that_cannot_train_together_begin_nothing(packed, machines, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "LEAST_FREE_BYTES", 2**60)
+    assert cli.main(begun(packed, preflight="--preflight")) == 4
+    said = capsys.readouterr().err
+    assert "train on 2 machines together: got " in said
+    assert "bytes free on localhost; " in said
+    (path,) = (tmp_path / "runs").iterdir()
+    assert not json.loads((path / "launch" / "preflight.json").read_text())["is_fit"]
+    assert not [*machines.glob("*/.eighteen/launches/*/begun-*")]
 
 
 def test_a_launch_that_fails_tells_what_the_machines_said(packed, machines, capsys):

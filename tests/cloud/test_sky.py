@@ -263,7 +263,7 @@ def rented(packed, *more):
 def untrained(monkeypatch):
     """Training takes no time, and comes to its end, where it is not what is looked at."""
 
-    def follow(run, launch, dataset, *, on_event, say):
+    def follow(run, launch, dataset, **told):
         (run.path / "launch" / "ended.json").write_text("{}")
 
     monkeypatch.setattr(launcher, "follow", follow)
@@ -392,13 +392,13 @@ def test_without_skypilot_it_is_said_how_to_get_it(packed, cloud, monkeypatch, c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "neither --hosts nor --cloud"),
+        ([], "got no machines, need one of --hosts, --slurm, --cloud"),
         (["--cloud", "aws"], "neither --gpu and --machines nor a limit"),
         (["--cloud", "aws", "--gpu", "L4"], "neither --gpu and --machines nor a limit"),
         (["--cloud", "aws", "--gpu", "L4", "--machines", "0"], "--machines"),
         (["--cloud", "aws", "--gpu", "L4", "--machines", "1", "--max-hours", "0"], "--max-hours"),
         (["--cloud", "gcp", "--gpu", "L4", "--machines", "1"], "no price of L4 on gcp"),
-        (["--cloud", "aws", "--hosts", "a"], "both --hosts and --cloud"),
+        (["--cloud", "aws", "--hosts", "a"], "got --hosts and --cloud"),
     ],
 )
 def test_what_cannot_be_rented_is_said(packed, cloud, words, said, capsys):

@@ -60,23 +60,46 @@ def test_a_run_on_machines_that_share_nothing_is_that_of_one_machine(machines, d
     assert ours.path.name == theirs.path.name
     assert theirs.recipe.read_text() == ours.recipe.read_text()
     assert not theirs.events.exists()  # the first rank writes the run
+    assert differing(saved(theirs.path), saved(ours.path)) == []  # but each machine keeps its checkpoints
     alone = train(data, tmp_path / "one", procs=2)
     assert differing(saved(ours.path), saved(alone.run)) == []
 
 
 def test_what_another_machine_has_newer_is_where_the_run_goes_on(machines):
-    """Machines come back in another order: the first one has an older checkpoint, then none at all."""
+    """The first one has none at all."""
     codes, said = together(machines, "photos.e18", "--recipe", "mine.toml")
     assert codes == [0, 0], said
     ours, theirs = map(only_run, machines)
-    newest = checkpoint.newest(ours).path
-    shutil.move(newest, theirs.checkpoints / newest.name)
     shutil.rmtree(ours.checkpoints)
     ours.checkpoints.mkdir()
     ours.events.unlink()
     codes, said = together(machines, "--resume", f"runs/{ours.path.name}")
     assert codes == [0, 0], said
     assert checkpoint.newest(ours).step == checkpoint.newest(theirs).step == NUM_STEPS
+
+
+def test_a_run_outlives_the_machine_that_wrote_it(machines):
+    """The first machine is gone, another takes its place: nothing but what the second one kept is left."""
+    codes, said = together(machines, "photos.e18", "--recipe", "mine.toml", "--set", "train.checkpoint=epoch")
+    assert codes == [0, 0], said
+    theirs = only_run(machines[1])
+    shutil.rmtree(checkpoint.newest(theirs).path)
+    shutil.rmtree(machines[0] / "runs")
+    codes, said = together(machines[::-1], "photos.e18", "--resume", f"runs/{theirs.path.name}")
+    assert codes == [0, 0], said
+    ours = only_run(machines[0])
+    assert checkpoint.newest(ours).step == checkpoint.newest(theirs).step == NUM_STEPS
+    assert theirs.events.exists()
+
+
+def test_machines_that_see_one_folder_write_it_once(machines, data, tmp_path):
+    (tmp_path / "runs").mkdir()
+    for machine in machines:
+        (machine / "runs").symlink_to(tmp_path / "runs")
+    codes, said = together(machines, "photos.e18", "--recipe", "mine.toml")
+    assert codes == [0, 0], said
+    alone = train(data, tmp_path / "one", procs=2)
+    assert differing(saved(only_run(machines[0]).path), saved(alone.run)) == []
 
 
 def test_another_dataset_on_another_machine_is_refused_before_the_first_step(machines):

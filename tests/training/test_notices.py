@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -168,16 +169,20 @@ def test_a_machine_that_will_be_taken_saves_and_stops_and_the_run_goes_on_elsewh
     first, second = happened(run, "checkpoint")
     end = happened(run, "end")[0]
     assert 100 < first["step"] < second["step"] == end["step"]
-    assert (end["reason"], end["exit_code"]) == ("stopped", 75)
+    assert (end["reason"], end["exit_code"], end["num_taken"]) == ("stopped", 75, 1)
     assert checkpoint.newest(rundir.open(run)).step == end["step"]
 
 
-def test_each_machine_of_a_run_hears_its_own_cloud_and_only_the_first_what_the_folder_says(server, tmp_path):
+def test_each_machine_of_a_run_hears_its_own_cloud_and_only_the_first_what_the_folder_says(
+    server, tmp_path, monkeypatch
+):
     run, told = RunDir(tmp_path), []
     asked = Requests(run, "aws", lambda kind, **facts: told.append((kind, facts["what"])), is_first=False)
     request.ask(run, "step")
     asked.start()
     assert asked.take(ends_epoch=True) == (False, False)
+    assert not asked.machine_goes
+    monkeypatch.setenv("EIGHTEEN_LAUNCH", str(tmp_path))
     server.answers[ACTION] = TAKEN
     answers = [asked.take(ends_epoch=False)]
     while not told:
@@ -185,6 +190,8 @@ def test_each_machine_of_a_run_hears_its_own_cloud_and_only_the_first_what_the_f
     asked.close()
     assert answers[-1] == (True, True)
     assert told == [("notice", "terminate")]
+    assert asked.machine_goes
+    assert json.loads((tmp_path / "notice.json").read_text())["what"] == "terminate", "the launch sees it"
     assert request.asked(run) == "step", "the first rank clears it"
 
 

@@ -58,6 +58,7 @@ def train(
     runs_dir: str | os.PathLike[str] = "runs",
     checkpoint_to: str | None = None,
     new: bool = False,
+    into: str | os.PathLike[str] | None = None,
     fix: bool = False,
     time: str | float | None = None,
     until: str | None = None,
@@ -81,7 +82,7 @@ def train(
     gpus, procs: ranks to start on this machine, on GPUs or as CPU processes; neither: this process, or torchrun's ranks
     min_ranks: with how few of them the run may go on, without one that keeps dying; all, if left out
     checkpoint_to: a path or a URL of fsspec, where each checkpoint is copied to as well
-    new: make a new run, whatever lies there
+    new: make a new run, whatever lies there      into: in this folder, which a launch has made for it
     fix: apply what the doctor finds and is safe, at the end of an epoch
     time: how long it may take: "18m", "1h30m", or seconds; as many epochs as fit
     cost: the same in dollars ("$2"); with ``epochs`` a limit, before which it saves and ends
@@ -157,16 +158,17 @@ def train(
         resolved = _with_copies(resolved, checkpoint_to)
         asked = budgets.ask(resolved.budget, time=time, until=until, cost=cost, price_usd_h=price_usd_h, epochs=epochs)
         resolved = resolved.model_copy(update={"budget": asked})
-        preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=Path(runs_dir), model=module)
+        parent = Path(into).parent if into else Path(runs_dir)
+        preflight(resolved, dataset, num_ranks=max(ranks, here.size), disk=parent, model=module)
         called = name or re.sub(r"[^\w.+-]+", "_", f"{dataset.path.stem}-{resolved.name}").lstrip(".")
         rundir.check_name(called)
         place = named(data, dataset)
-        parent, facts = Path(runs_dir), {"recipe": resolved, "place": place, "digest": dataset.digest}
-        with unwritable_is_said(parent, hint=f"df -h {runs_dir}, or --runs-dir another"):
+        facts = {"recipe": resolved, "place": place, "digest": dataset.digest}
+        with unwritable_is_said(parent, hint=f"df -h {parent}, or --runs-dir another"):
             parent.mkdir(parents=True, exist_ok=True)
             with alone(parent):  # or two commands at once would both go on with one run
                 candidates = rundir.unfinished(parent, called, **facts, tuning=tuning)
-                run = None if new else go_on(candidates, module, stack, say)
+                run = None if new or into else go_on(candidates, module, stack, say)
             if run is None:
                 record = None
                 if tuning:
@@ -174,7 +176,7 @@ def train(
                 about = {**environment(), "dataset_digest": dataset.digest}
                 new_run = {"recipe": resolved, "command": _command(place), "environment": about, "tuned": record}
                 with alone(parent):
-                    run = rundir.create(parent, called, **new_run)
+                    run = rundir.create(parent, called, **new_run, into=Path(into) if into else None)
                     take(run, stack, say)
                 say(f"run {run.path}")
         return run, dataset

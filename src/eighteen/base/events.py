@@ -23,8 +23,8 @@ The truth that every display derives from. Every event has ``v`` (format version
     warning     text
     finding     code, what, why, evidence, command, gain, fix, is_safe, fixed
     fixed       step, fixes
-    end         reason, step, top1, top5, tta, top1_tta, top5_tta, best_top1, seconds, exit_code, clock_s, cost_usd,
-                energy_j, reached
+    end         reason, step, num_taken, top1, top5, tta, top1_tta, top5_tta, best_top1, seconds, exit_code, clock_s,
+                cost_usd, energy_j, reached
 
 top1 and top5 are shares in [0, 1] except in ``epoch``, which has percent as the 2018 program printed it, and null
 where an epoch was not evaluated. ``waits`` are shares of the time since the last step event, ``stages`` seconds of
@@ -108,7 +108,7 @@ def standing(events: Iterable[Event]) -> list[Event]:
 def _stands(before: Event, step: int) -> bool:
     """Whether an event still counts when the run goes back to ``step`` finished steps."""
     if before["event"] in ("resume", "checkpoint", "end"):  # which tell of so many steps that are done
-        return before["step"] <= step
+        return before.get("step", 0) <= step  # the end of a run that lost a peer may not know
     return before.get("step", -1) < step
 
 

@@ -121,11 +121,28 @@ def create(
     command: str,
     environment: dict[str, Any],
     tuned: dict[str, Any] | None = None,
+    into: Path | None = None,
 ) -> RunDir:
     """Make ``parent/NAME-UTC`` with recipe.toml, command.txt, env.json and, where it was tuned, tuned.json.
 
     A second run in the same second gets ``.2``: nothing is ever overwritten.
+    into: a folder to take instead, in which no run has come as far as its env.json; UsageError if one has
     """
+    if into is not None and (into / "env.json").exists():
+        raise UsageError(f"begin a run in {into}", got="one there", need="none", hint=f"eighteen train --resume {into}")
+    run = RunDir(into or _new_folder(parent, name))
+    for folder in (run.checkpoints, run.tensorboard, run.eval):
+        folder.mkdir(parents=into is not None, exist_ok=into is not None)
+    if tuned is not None:
+        write_json(run.tuned, tuned)
+    write_atomic(run.recipe, recipes.dump(recipe))
+    write_atomic(run.path / "command.txt", command + "\n")
+    write_json(run.path / "env.json", environment)
+    sync_folder(parent)
+    return run
+
+
+def _new_folder(parent: Path, name: str) -> Path:
     check_name(name)
     now = stamp()
     parent.mkdir(parents=True, exist_ok=True)
@@ -133,22 +150,11 @@ def create(
         path = parent / (f"{name}-{now}" if attempt == 1 else f"{name}-{now}.{attempt}")
         try:
             path.mkdir()
-            break
+            return path
         except FileExistsError:
             continue
-    else:
-        got = f"1000 runs called {name}-{now}"
-        raise UsageError("name the run", got=got, need="a new name", hint="--name another")
-    run = RunDir(path)
-    for folder in (run.checkpoints, run.tensorboard, run.eval):
-        folder.mkdir()
-    if tuned is not None:
-        write_json(run.tuned, tuned)
-    write_atomic(run.recipe, recipes.dump(recipe))
-    write_atomic(path / "command.txt", command + "\n")
-    write_json(path / "env.json", environment)
-    sync_folder(parent)
-    return run
+    got = f"1000 runs called {name}-{now}"
+    raise UsageError("name the run", got=got, need="a new name", hint="--name another")
 
 
 def stamp() -> str:

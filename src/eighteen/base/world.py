@@ -20,7 +20,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes the run: events, log and checkpoints have one writer."""
+        """Whether this rank writes the run: events, log and the copies of checkpoints have one writer."""
         return self.rank == 0
 
     def slice(self, batch: int) -> slice:

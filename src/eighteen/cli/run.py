@@ -33,6 +33,7 @@ def train(
     runs_dir: Path = Path("runs"),
     checkpoint_to: str | None = None,
     new: bool = False,
+    into: Annotated[Path | None, Parameter(show=False)] = None,
     fix: Annotated[bool, Parameter(negative="")] = False,
     time: str | None = None,
     until: str | None = None,
@@ -62,6 +63,7 @@ def train(
         runs_dir: Where runs lie.
         checkpoint_to: Copy each checkpoint there as well: a path, or a URL of fsspec such as s3://bucket/folder.
         new: Start a new run, also where one of the same command could go on.
+        into: A folder that a launch has made for it.
         fix: At the end of an epoch apply what the doctor finds meanwhile and is safe: threads, prefetch, smaller parts.
         time: How long all may take, e.g. 18m, 90s, 1h30m: as many epochs as fit.
         until: End with the first evaluation as good as this, e.g. top1=0.93.
@@ -81,7 +83,7 @@ def train(
     fixed = {"recipe": recipe != "auto", "model": model, "epochs": epochs, "batch": batch, "set": set_, "init": init}
     fixed |= {"tune": tune == "auto"}
     named |= {"checkpoint-to": checkpoint_to, "new": new, "time": time, "until": until, "price-usd-h": price_usd_h}
-    named["fix"] = fix
+    named |= {"into": into, "fix": fix}
     given = [f"--{flag}" for flag, value in {**fixed, **named}.items() if value]
     if resume is not None and given:
         need, hint = "what the run was started with", f"eighteen train --resume {resume}"
@@ -122,6 +124,7 @@ def train(
                 runs_dir=runs_dir,
                 checkpoint_to=checkpoint_to,
                 new=new,
+                into=into,
                 fix=fix,
                 time=time,
                 until=until,
@@ -146,9 +149,12 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
     """
     from eighteen import api
     from eighteen.base.rundir import RunDir
-    from eighteen.cloud import driver
+    from eighteen.cloud import cluster, driver
     from eighteen.results.terminal import Display
 
+    if found := cluster.opened(run):
+        print(cluster.stop(*found))
+        return
     if launch := driver.known(RunDir(run)):
         for host, why in driver.on_all(launch, "end", gently=True).items():
             print(f"{host}: {why or 'asked to save and stop'}")

@@ -6,12 +6,12 @@ key is not known is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,10 +21,15 @@ from typing import Any
 
 from eighteen.base.errors import MachineError
 from eighteen.cloud.hosts import Host
+from eighteen.data.shards import sha256_of
 
 OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=10", "ServerAliveCountMax=3", "ForwardAgent=no")
 ANSWER_S = 60.0  # for what takes no time
 LONG_S = 3600.0  # for what copies or installs
+GRACE_S = 5.0  # for a talk to end by itself
+
+
+Talk = Callable[..., dict[str, Any]]  # (verb, facts, limit_s=) -> what is answered
 
 
 class Silent(MachineError):
@@ -52,7 +57,7 @@ class Remote:
 
     def send(self, verb: str, facts: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """Files by their names there, in this order, each verified there."""
-        sums = {name: _sha256(path) for name, path in files.items()}
+        sums = {name: sha256_of(path) for name, path in files.items()}
         with self._open(verb, {**facts, "sha256": sums}, stdin=subprocess.PIPE) as process:
             assert process.stdin
             with suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as tar:
@@ -70,6 +75,43 @@ class Remote:
                     tar.extract(member, to, filter="data")
             process.stdout.read()
 
+    @contextmanager
+    def talk(self, source: str) -> Iterator[Talk]:
+        """A program of ours there, sent as text, that answers a line of JSON by another until the block ends."""
+        words = [*self.login(), shlex.join([self.python, "-c", source])]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            assert process.stdin
+            assert process.stdout
+            assert process.stderr
+            sink, lines, said = process.stdin, process.stdout, process.stderr
+
+            def ask(verb: str, facts: Mapping[str, Any], *, limit_s: float = ANSWER_S) -> dict[str, Any]:
+                late = threading.Timer(limit_s, process.terminate)
+                late.start()
+                with suppress(BrokenPipeError):
+                    sink.write(json.dumps({"verb": verb, **facts}) + "\n")
+                    sink.flush()
+                line = lines.readline()
+                late.cancel()
+                if line:
+                    return json.loads(line)
+                code = process.wait()
+                if code < 0:
+                    raise self._silent(verb, f"no answer in {limit_s:g} s")
+                self._check(verb, code, said.read())
+                raise self._silent(verb, "an end without an answer")
+
+            try:
+                yield ask
+            finally:
+                with suppress(BrokenPipeError):
+                    sink.close()
+                try:
+                    process.wait(GRACE_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
     def words(self, verb: str, facts: Mapping[str, Any]) -> list[str]:
         return [*self.login(), shlex.join([self.python, "-c", _agent(), verb, json.dumps(facts)])]
 
@@ -82,6 +124,11 @@ class Remote:
     def look_on(self, session: str) -> list[str]:
         """What a person types to look on."""
         return [*self._short()[:-1], str(self.host), "-t", "tmux", "attach", "-t", session]
+
+    def look_at_board(self, session: str) -> list[str]:
+        """What a person types to see TensorBoard, at port 6006 here, until Ctrl-C."""
+        forward = ["-L", "127.0.0.1:6006:127.0.0.1:6006"]
+        return [*self._short()[:-1], *forward, str(self.host), "-t", f".eighteen/launches/{session}/tensorboard"]
 
     @contextmanager
     def _open(
@@ -127,8 +174,3 @@ class Remote:
 @cache
 def _agent() -> str:
     return (resources.files("eighteen.cloud") / "agent.py").read_text("utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

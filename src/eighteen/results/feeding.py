@@ -31,7 +31,8 @@ def show(found: Feeding) -> RenderableType:
 def table(columns: Iterable[str], rows: Iterable[list[str]]) -> Table:
     shown = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for number, name in enumerate(columns):
-        shown.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
+        # the first one's names give way where a terminal is narrow; figures that are cut off say nothing
+        shown.add_column(name, justify="left" if number < 2 else "right", no_wrap=number > 0, overflow="fold")
     for row in rows:
         shown.add_row(*row)
     return shown

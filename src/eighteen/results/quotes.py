@@ -22,13 +22,17 @@ PLANNED = ("images/s", "$/epoch", "$/run")
 
 
 def show(quotes: Sequence[Quote], task: Task | None, plans: Mapping[str, Plan]) -> RenderableType:
-    """The cheapest first: by what the run is expected to cost, or a GPU's hour. plans: by ``Offer.name``, if any"""
+    """The cheapest first: by what the run is expected to cost, or a GPU's hour. What no machine has is no column.
+    plans: by ``Offer.name``, if any
+    """
     ranked = sorted(quotes, key=lambda one: _rank(one, plans.get(one.offer.name)))
     columns = COLUMNS + (PLANNED if task else ())
     rows = [cells(one) + (planned(task, plans.get(one.offer.name)) if task else []) for one in ranked]
+    known = [number for number in range(len(columns)) if any(row[number] != MISSING for row in rows)]
     others = sorted({one.on_demand_of for one in quotes if one.spot and one.on_demand_of != "now"})
     notes = [f"on demand as in {where}: nobody told today's price" for where in others]
-    return Group(table(columns, rows), Text("\n".join(["", *notes])) if notes else Text())
+    shown = table((columns[number] for number in known), ([row[number] for number in known] for row in rows))
+    return Group(shown, Text("\n".join(["", *notes])) if notes else Text())
 
 
 def cells(one: Quote) -> list[str]:

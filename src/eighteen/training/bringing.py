@@ -1,28 +1,32 @@
 """A run on machines that do not see each other's disks: its folder is sent to those that lack it, rank to rank.
 
 The recipe and what else is known of the run are those of the first rank; the checkpoint is the newest that any machine
-has. Where all see one folder nothing is sent.
+has. Where all see one folder nothing is sent. Each machine then keeps the checkpoints on its own disk, so that the run
+outlives any of them.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
 
-from eighteen.base.errors import EighteenError, MachineError
+from eighteen.base.errors import DataError, EighteenError, MachineError
 from eighteen.base.files import require_room, sync_file, unwritable_is_said, write_atomic
 from eighteen.base.rundir import RunDir
 from eighteen.base.world import World
 from eighteen.training import checkpoint, dist
+from eighteen.training.facts import read_facts
 
 FACTS = ("recipe.toml", "command.txt", "env.json", "tuned.json", "clock.json", "room.json", "fixes.json")
 PIECE_BYTES = 16 * 2**20
-NONE = -1  # the step of a machine without a checkpoint, and of a rank that does not speak for its machine
+NONE = -1  # of a machine without a checkpoint, and of a rank that does not speak for its machine
 
 
 def bring(run: RunDir, world: World, device: torch.device) -> None:
@@ -42,6 +46,22 @@ def bring(run: RunDir, world: World, device: torch.device) -> None:
         dist.require_all(failure, world, device)
 
 
+def keeps(run: RunDir, world: World, device: torch.device) -> bool:
+    """Whether this rank writes the run's checkpoints: the first one of all that see this folder. All have to call it.
+
+    Folders are told apart by the time at which their recipe was written: where two machines see one folder it is the
+    same, whatever the file system calls the file.
+    """
+    if world.size == world.local_size:
+        return world.is_first
+    written_ns = NONE
+    if world.local_rank == 0:
+        with run.recipe.open("rb") as file:  # opened, as network file systems answer for a name from memory
+            written_ns = os.fstat(file.fileno()).st_mtime_ns
+    every = dist.gather(torch.tensor([written_ns], device=device), world).flatten().tolist()
+    return written_ns != NONE and every.index(written_ns) == world.rank
+
+
 def _bring_facts(run: RunDir, world: World, device: torch.device) -> None:
     ours = {name: _text(run.path / name) for name in FACTS}
     theirs = dist.share(ours if world.is_first else None, world, device)
@@ -55,13 +75,13 @@ def _bring_facts(run: RunDir, world: World, device: torch.device) -> None:
 
 def _bring_checkpoint(run: RunDir, world: World, device: torch.device) -> None:
     """The newest one, from the first rank whose machine has it, to those whose newest is another."""
-    newest = next(iter(checkpoint.committed(run)[::-1]), None) if world.local_rank == 0 else None
+    newest = _newest(run) if world.local_rank == 0 else None
     step = NONE if newest is None else int(checkpoint.place(newest).name.removeprefix("step-"))
     steps = dist.gather(torch.tensor([step], device=device), world).flatten().tolist()
     if max(steps) == NONE:
         return
     source = steps.index(max(steps))
-    ours = None if newest is None else _text(newest / checkpoint.COMMIT)
+    ours = None if newest is None else _digests(newest)
     told = [_sizes(newest), ours] if world.rank == source and newest else None
     sizes, theirs = dist.share(told, world, device, source=source)
     is_lacking = world.local_rank == 0 and ours != theirs
@@ -90,6 +110,20 @@ def _bring_checkpoint(run: RunDir, world: World, device: torch.device) -> None:
             sync_file(temp / name)
     if is_lacking:
         checkpoint.settle(run.checkpoints)
+
+
+def _newest(run: RunDir) -> Path | None:
+    """Of the checkpoints whose digests hold."""
+    try:
+        return checkpoint.newest(run).path
+    except DataError:
+        return None
+
+
+def _digests(path: Path) -> dict[str, Any]:
+    """Of its tensors: each machine wrote down seconds of its own beside them."""
+    digests = read_facts(path / checkpoint.COMMIT)
+    return {name: digest for name, digest in digests.items() if name.endswith(".safetensors")}
 
 
 def _sizes(path: Path) -> dict[str, int]:

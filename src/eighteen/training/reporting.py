@@ -28,6 +28,7 @@ from eighteen.data.loader import TrainLoader
 from eighteen.data.tolerance import Tolerance
 from eighteen.training import checkpoint, dist
 from eighteen.training import snapshot as snapshots
+from eighteen.training.bringing import keeps
 from eighteen.training.comparison import Comparison
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.heartbeat import Heartbeat
@@ -54,6 +55,7 @@ class Outcome(NamedTuple):
     save: float
     revise: float
     spent: float
+    taken: float
 
 
 class Scores(NamedTuple):
@@ -72,6 +74,7 @@ class Reporter:
     is_supervised: whoever started this rank tells of a lost peer, and may go on
     diverged_at: the step that made MAX_STREAK in a row that changed no weight
     is_best: whether this step's evaluation is the best so far
+    is_taken: whether this machine's cloud has said that it will take it back
     stop_agreed, save_agreed, revision_agreed, is_spent: what some rank asked for, or found, and all now know
     """
 
@@ -82,6 +85,7 @@ class Reporter:
         self._this, self._state, self._loader, self._on_event = this, state, loader, on_event
         self._reader = _Reader(this.device)
         self._writer = Writer(self._saved)
+        self._keeps = keeps(this.run, this.world, this.device)
         self._unsaved: OSError | None = None
         self._best_before, self._stall_s = state.best_checkpoint, 0.0
         self._interval = _Interval()
@@ -98,6 +102,7 @@ class Reporter:
         self.diverged_at: int | None = None
         self._streak = self._skipped = 0
         self.stop_agreed = self.save_agreed = self.revision_agreed = self.is_spent = False
+        self._num_taken = 0  # machines, as far as all ranks know
         num_samples = {name: split.num_samples for name, split in this.data.splits.items()}
         self.tolerance = loader.on_bad = Tolerance(this.run.bad, num_samples, this.recipe.data, self._tell_bad)
 
@@ -181,6 +186,10 @@ class Reporter:
         is_time = self._this.world.is_first and minutes >= self._this.recipe.train.checkpoint_minutes
         return stop or self._stop_asked, save or is_time
 
+    @property
+    def is_taken(self) -> bool:
+        return self._requests is not None and self._requests.machine_goes
+
     def stepped(self, step: Step, outcome: Tensor) -> None:
         """Count a finished step; its outcome is read when the next one is done."""
         self._state.step, self.is_best = step.number + 1, False
@@ -236,7 +245,7 @@ class Reporter:
         return {**({} if cost is None else {"cost_usd": cost}), "energy_j": self._state.clock.joules}
 
     def save(self) -> None:
-        """Have a checkpoint written (the first rank does) while training goes on; it is told when it is there.
+        """Have a checkpoint written (one rank does for each disk) while training goes on; it is told when it is there.
 
         MachineError if a rank has other weights: they are not saved.
         """
@@ -249,7 +258,7 @@ class Reporter:
         self._writer.wait()
         self._best_before = self._state.best_checkpoint
         snapshot = snapshots.take(self._this, self._state, is_best=self.is_best)
-        if self._this.world.is_first:
+        if self._keeps:
             self._writer.start(snapshot.write)
         self._stall_s = time.monotonic() - began
         self._interval.paused_s += self._stall_s
@@ -312,6 +321,7 @@ class Reporter:
         self.save_agreed = self.save_agreed or outcome.save > 0
         self.revision_agreed = self.revision_agreed or outcome.revise > 0
         self.is_spent = self.is_spent or outcome.spent > 0
+        self._num_taken = max(self._num_taken, round(outcome.taken))
         self._cost_done += _cost(step)
         self._interval.add(step.batch, None if outcome.skipped else outcome.loss)
         self._streak = self._streak + 1 if outcome.skipped else 0
@@ -385,6 +395,7 @@ class Reporter:
 
     def _end(self, reason: str, exit_code: int) -> None:
         facts = {"step": self._state.step, "seconds": self._state.seconds, "exit_code": exit_code}
+        facts["num_taken"] = self._num_taken
         facts |= self._last._asdict()
         facts["best_top1"] = self._state.best_top1
         facts["clock_s"] = self._state.clock.seconds
@@ -428,7 +439,7 @@ class _Reader:
         self._pending: tuple[Step, Tensor, torch.cuda.Event | None] | None = None
 
     def push(self, step: Step, outcome: Tensor) -> tuple[Step, Outcome] | None:
-        """Hand in this step's [8] outcome; get back the one before it."""
+        """Hand in this step's [9] outcome; get back the one before it."""
         done = None
         if self._on_gpu:
             outcome = outcome.to("cpu", non_blocking=True)  # into pinned memory

@@ -97,7 +97,8 @@ def take(this: Job, state: State, *, is_best: bool) -> Snapshot:
     if this.device.type == "cuda":
         copied = torch.cuda.Event()
         copied.record()
-    return Snapshot(this.run, tensors, facts, is_best, this.recipe.train.checkpoint_to, copied)
+    copy_to = this.recipe.train.checkpoint_to if this.world.is_first else ""
+    return Snapshot(this.run, tensors, facts, is_best, copy_to, copied)
 
 
 def _copies(named: dict[str, Tensor]) -> dict[str, Tensor]:

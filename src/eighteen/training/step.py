@@ -20,10 +20,10 @@ _DROPOUT = 0xD0  # keys the random bits of dropout apart from those of samples
 
 
 def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: bool, asks: tuple[bool, ...]) -> Tensor:
-    """Learn from this rank's slice of a batch; returns the ``reporting.Outcome`` of all ranks as a [8] float32 tensor.
+    """Learn from this rank's slice of a batch; returns the ``reporting.Outcome`` of all ranks as a [9] float32 tensor.
 
     If the loss or a gradient of any rank is not finite no weight and no running statistic changes.
-    asks: (stop, save, revise, spent), or the first of them, told to all ranks
+    asks: (stop, save, revise, spent, taken), or the first of them, told to all ranks
     """
     recipe, world, parts = job.recipe, job.world, state.parts.cut(batch, now.batch, now.micro_batch)
     images, targets = augment(
@@ -34,7 +34,7 @@ def train_step(job: Job, state: State, batch: Batch, now: Step, *, count_hits: b
         mean=state.card.mean,
         std=state.card.std,
     )
-    outcome = torch.zeros(8, device=job.device)
+    outcome = torch.zeros(9, device=job.device)
     for place, asked in enumerate(asks, start=4):
         if asked:  # hardly ever, and each write is a kernel
             outcome[place] = 1

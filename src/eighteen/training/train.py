@@ -86,7 +86,7 @@ def train(
             room.warn, fixing = report.warn, Fixing(this, loader, room)
             for now, batch in () if ending else patiently(loader, report, pulse):
                 is_logged, asks = report.is_logged(now), report.asks(now, signals.requested, signals.take_save())
-                asks = (*asks, pace.asks(), pace.is_spent(now))
+                asks = (*asks, pace.asks(), pace.is_spent(now), report.is_taken)
                 outcome = room.step(batch, now, count_hits=is_logged, asks=asks)
                 report.stepped(now, outcome)
                 pace.stepped(now)
