@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from launching import alive
 from recorded import Recorded, serving
 
 import eighteen
@@ -235,7 +237,9 @@ def cloud(tmp_path, monkeypatch):
         path.mkdir(parents=True)
     for name in ("ssh", "sky"):
         shutil.copy(Path(__file__).with_name(f"fake_{name}.py"), programs / name)
-        (programs / name).chmod(0o755)
+    (programs / "shutdown").write_text("#!/bin/sh\ntouch ~/cut\n")  # rented machines do power off
+    for each in programs.iterdir():
+        each.chmod(0o755)
     facts = {"FAKE_SKY": folder, "FAKE_HOSTS": tmp_path / "machines", "HOME": home, "GLOO_SOCKET_IFNAME": "lo"}
     facts |= {"PATH": f"{programs}:{os.environ['PATH']}", "AWS_EC2_METADATA_DISABLED": "true"}
     for name, value in facts.items():
@@ -245,6 +249,9 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "POLL_S", 0.2)
     monkeypatch.chdir(tmp_path)
     yield folder
+    for pid in alive(tmp_path / "machines"):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for path in (tmp_path / "machines").iterdir():
         facts = {**os.environ, "TMUX_TMPDIR": str(path)}
         subprocess.run(["tmux", "kill-server"], env=facts, capture_output=True)
@@ -263,7 +270,7 @@ def rented(packed, *more):
 def untrained(monkeypatch):
     """Training takes no time, and comes to its end, where it is not what is looked at."""
 
-    def follow(run, launch, dataset, *, on_event, say):
+    def follow(run, launch, dataset, **told):
         (run.path / "launch" / "ended.json").write_text("{}")
 
     monkeypatch.setattr(launcher, "follow", follow)
@@ -392,13 +399,13 @@ def test_without_skypilot_it_is_said_how_to_get_it(packed, cloud, monkeypatch, c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "neither --hosts nor --cloud"),
+        ([], "got no machines, need one of --hosts, --slurm, --cloud"),
         (["--cloud", "aws"], "neither --gpu and --machines nor a limit"),
         (["--cloud", "aws", "--gpu", "L4"], "neither --gpu and --machines nor a limit"),
         (["--cloud", "aws", "--gpu", "L4", "--machines", "0"], "--machines"),
         (["--cloud", "aws", "--gpu", "L4", "--machines", "1", "--max-hours", "0"], "--max-hours"),
         (["--cloud", "gcp", "--gpu", "L4", "--machines", "1"], "no price of L4 on gcp"),
-        (["--cloud", "aws", "--hosts", "a"], "both --hosts and --cloud"),
+        (["--cloud", "aws", "--hosts", "a"], "got --hosts and --cloud"),
     ],
 )
 def test_what_cannot_be_rented_is_said(packed, cloud, words, said, capsys):

@@ -332,7 +332,11 @@ def command(packed, *more):
     [
         (["launch", "DATA"], 2, "got no machines, need one of --hosts, --slurm"),
         (["launch", "DATA", "--slurm", "gpu", "--hosts", "a"], 2, "got --hosts and --slurm"),
-        (["launch", "DATA", "--hosts", "a", "--machines", "2"], 2, "got --machines, need it with --slurm only"),
+        (
+            ["launch", "DATA", "--hosts", "a", "--machines", "2"],
+            2,
+            "got --machines, need it with --slurm or --cloud only",
+        ),
         (["launch", "DATA", "--slurm", "gpu", "--python", "python3.12"], 2, "leave out --python"),
         (["launch", "DATA", "--slurm", "gpu", "--machines", "0"], 2, "--machines: got 0"),
         (["launch", "DATA", "--slurm", "a b"], 2, "need a partition that sinfo shows"),

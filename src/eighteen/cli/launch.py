@@ -189,6 +189,7 @@ def launch(
             }
             place = {"spot": spot, "region": region, "cheapest": cheapest}
             wish = rentals.Asked(cloud, gpu, machines, **place, **money, prices=prices, measured=measured)
+            rentals.check(wish)
             training = {"recipe": recipe, "epochs": epochs, "batch": batch, "changes": set_}
             asked["rent"] = wish.words
             where = None if new else runs_dir

@@ -22,9 +22,9 @@ from typing import IO
 
 from eighteen.base.errors import MachineError
 from eighteen.base.files import write_atomic, write_json
-from eighteen.base.rundir import RunDir
+from eighteen.base.rundir import RunDir, stamp
 from eighteen.cloud import driver, sky
-from eighteen.cloud.launch import Launch
+from eighteen.cloud.launch import Launch, copies_of
 from eighteen.cloud.remote import OPTIONS
 from eighteen.cloud.sky import Node, Place, Rental, Wish
 
@@ -88,6 +88,7 @@ def rented(run: RunDir, launch: Launch, *, is_kept: bool, say: Say) -> Iterator[
 
 def _save(run: RunDir, launch: Launch, say: Say) -> None:
     """Bring home what still trains, before its machines are gone."""
+    launch = driver.known(run) or launch  # as far as it has come
     if any(one and one.is_running for one in driver.look(launch).values()):
         say("asking the machines to save, before they are given back; Ctrl-C gives them back at once")
         driver.on_all(launch, "end", gently=True)
@@ -126,32 +127,28 @@ def _reached(run: RunDir, launch: Launch, say: Say) -> Launch:
         return launch
     hosts = _let_in(run, _nodes(rental))
     usd_h = rental.wish.machines * rental.places[rental.place].usd_h
-    launch = replace(
-        launch,
-        hosts=hosts,
-        active=(),
-        joining=(),
-        ssh=str(run.path / SETTINGS),
-        priced=["--price-usd-h", f"{usd_h:.6g}"],
-    )
-    if not run.recipe.is_file():  # it was lost with its machines
-        run.events.unlink(missing_ok=True)
-        launch = replace(launch, run="", saved=0)
-    elif launch.run:
-        _bring(run, launch, say)
+    launch = replace(launch, hosts=hosts, ssh=str(run.path / SETTINGS), priced=["--price-usd-h", f"{usd_h:.6g}"])
+    launch = _bring(run, replace(launch, active=(), joining=()), say)
     driver.keep(run, launch)
     keep(run, replace(rental, state="rented"))
     return launch
 
 
-def _bring(run: RunDir, launch: Launch, say: Say) -> None:
+def _bring(run: RunDir, launch: Launch, say: Say) -> Launch:
     """The run as far as it is here, to machines that know nothing of it: there it goes on."""
+    if not run.recipe.is_file():  # it was lost with its machines, but for copies
+        if copies_of(launch) is None:
+            run.events.unlink(missing_ok=True)
+            return replace(launch, run="", saved=0)
+        return launch
+    launch = replace(launch, run=launch.run or f"{launch.name}-{stamp()}")
     first = launch.hosts[0]
     files = {str(one.relative_to(run.path)): one for one in sorted(run.path.rglob("*")) if one.is_file()}
     files = {name: one for name, one in files.items() if not name.startswith("launch/")}
     say(f"{first}: sending {run.path}, to go on with")
     to = f"launches/{launch.name}/runs/{launch.run}"
     driver.remotes(launch)[first].send("take", driver.asked(launch) | {"to": to}, files)
+    return launch
 
 
 def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
