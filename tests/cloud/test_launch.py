@@ -184,6 +184,11 @@ def test_what_a_machine_says_is_of_this_attempt_and_a_notice_has_its_time(tmp_pa
     assert not agent.look(facts)["goes"], "it has stayed"
 
 
+def test_a_machine_that_would_run_another_program_than_was_sent_does_not_begin(tmp_path):
+    with pytest.raises(SystemExit, match="another eighteen goes first, where the one that was sent should be"):
+        agent._require_program(sys.executable, tmp_path, "another digest")
+
+
 def test_hosts_are_names_and_nothing_else(tmp_path):
     assert hosts("a,me@b:2222") == [Host("a"), Host("b", "me", 2222)]
     (tmp_path / "hosts").write_text("a  # the first\n\nb\n")

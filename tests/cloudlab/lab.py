@@ -379,7 +379,7 @@ def _inside(process: subprocess.Popen[str]) -> list[str]:
 def _hidden() -> str:
     """What a host must not have: the program, installed or as a checkout."""
     packages = [Path(place) for place in sys.path if place.endswith("-packages")]
-    return shlex.join(map(str, [SOURCE / "eighteen", *(one for place in packages for one in place.glob("eighteen*"))]))
+    return shlex.join(map(str, [SOURCE / "eighteen", *(one for place in packages for one in place.glob("*eighteen*"))]))
 
 
 def _told(pid: int) -> list[str]:

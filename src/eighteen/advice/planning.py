@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from eighteen.base import budget as budgets
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import DataError, MachineError, UsageError
 from eighteen.base.files import write_json
-from eighteen.base.hardware import num_cpus
+from eighteen.base.hardware import num_cpus, version_of
 from eighteen.base.recipe import Recipe
 from eighteen.base.schedule import schedule
 from eighteen.base.world import World
@@ -275,7 +274,7 @@ def _key(recipe: Recipe, dataset: Dataset) -> str:
     for row in tree["phases"]:
         row.pop("epochs")
     tree["optim"].pop("lr")
-    versions = [metadata.version("eighteen"), torch.__version__]
+    versions = [version_of("eighteen"), torch.__version__]
     facts = [tree, dataset.digest, _device(), num_cpus(), versions]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +28,7 @@ from eighteen.base import errors
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import EighteenError
 from eighteen.base.files import write_atomic
-from eighteen.base.hardware import num_cpus
+from eighteen.base.hardware import num_cpus, version_of
 from eighteen.base.machine import memory_limit
 from eighteen.base.recipe import Recipe
 from eighteen.base.rundir import RunDir
@@ -124,7 +123,7 @@ def _key(recipe: Recipe, data: Dataset, world: World, device: torch.device, with
             "dataset": data.digest,
             "machine": [device_name(device), num_cpus(), limit and limit[0]],
             "ranks": [world.size, world.local_size],
-            "versions": [metadata.version("eighteen"), torch.__version__],
+            "versions": [version_of("eighteen"), torch.__version__],
             "with_batch": with_batch,
         }
     )

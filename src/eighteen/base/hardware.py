@@ -77,12 +77,13 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "num_cpus": num_cpus(),
         "python": sys.version.split()[0],
-        "packages": {name: version for name in packages if (version := _version(name))},
+        "packages": {name: version for name in packages if (version := version_of(name))},
     }
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Of a package that is installed; of this one also where it is not, but was sent to be run."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
+        return getattr(sys.modules.get(name), "__version__", None)

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 HOME = Path.home() / ".eighteen"
+DIGEST = "from eighteen.cloud import parcel; print(parcel.digest())"
 FOUND = "import sys, importlib.util as u; print([m for m in sys.argv[1:] if not u.find_spec(m)] == [])"
 GOES_S = 300.0  # in which a machine goes whose cloud has said so; if it is there afterwards, it stays
 POLL_S, AGAIN_S = 5.0, 60.0  # between two looks of a watch; before it tries once more to power off
@@ -111,9 +112,10 @@ def begin(asked):
     launch.mkdir(parents=True, exist_ok=True)
     if (launch / f"begun-{attempt}").exists():
         return {}
+    python, program = _python(asked) or sys.executable, HOME / "code" / asked["code"]
+    _require_program(python, program, asked["code"])
     end({**asked, "gently": False})  # what an attempt before has left, on a machine that was cut off
-    program = HOME / "code" / asked["code"]
-    words = [_python(asked) or sys.executable, *asked["words"]]
+    words = [python, *asked["words"]]
     lines = [
         "#!/bin/sh",
         f"cd {shlex.quote(str(launch))}",
@@ -134,6 +136,15 @@ def begin(asked):
         raise SystemExit(f"tmux: {made.stderr.strip()}")
     _tmux("pipe-pane", "-t", asked["launch"], "-o", "cat >>{}".format(shlex.quote(str(launch / "out.log"))))
     return {}
+
+
+def _require_program(python, program, code):
+    """A Python may have another that goes first, whatever it is told: one that is installed to be edited."""
+    environment = os.environ | {"PYTHONPATH": str(program)}
+    said = subprocess.run([python, "-c", DIGEST], env=environment, capture_output=True, text=True)
+    if said.stdout.strip() != code:
+        why = said.stderr.strip().splitlines()[-1:] or ["another eighteen goes first"]
+        raise SystemExit(f"{why[0]}, where the one that was sent should be; {python} -m pip uninstall eighteen")
 
 
 def watch(asked):

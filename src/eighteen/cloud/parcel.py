@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,10 @@ def files() -> dict[str, Path]:
     """Of the program: sources, tables and the native decoder, which an editable install keeps elsewhere."""
     root = Path(__file__).parents[1]
     found = {str(path.relative_to(root.parent)): path for path in root.rglob("*") if path.is_file()}
-    installed = {str(one): Path(str(one.locate())) for one in metadata.files("eighteen") or () if one.suffix == ".so"}
+    installed = {}
+    with suppress(metadata.PackageNotFoundError):  # on a machine that was sent it
+        files = metadata.files("eighteen") or ()
+        installed = {str(one): Path(str(one.locate())) for one in files if one.suffix == ".so"}
     return {name: path for name, path in sorted((found | installed).items()) if "__pycache__" not in name}
 
 

@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from eighteen.base.errors import DataError
 from eighteen.base.files import write_atomic
+from eighteen.base.hardware import version_of
 from eighteen.data.dataset import FACTS, FORMAT, VERSION, Origins, Rendition, sealed
 from eighteen.data.index import save_array, save_index
 from eighteen.data.moments import moments
@@ -62,7 +62,7 @@ def _made(plan: Plan, parts: Parts) -> dict[str, Any]:
     for part in _all(parts):
         converted.update(part.converted)
     return {
-        "eighteen": metadata.version("eighteen"),
+        "eighteen": version_of("eighteen"),
         "source": plan.sources.place,
         "options": asdict(plan.options),
         "plan": plan.digest,

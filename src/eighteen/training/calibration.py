@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 
 from eighteen.base import cache as caches
 from eighteen.base.budget import Costs
+from eighteen.base.hardware import version_of
 from eighteen.base.recipe import Eval, Phase
 from eighteen.base.schedule import schedule
 from eighteen.data.loader import TrainLoader
@@ -197,7 +197,7 @@ def _key(this: Job) -> str:
         "device": device_name(device),
         "threads": [torch.get_num_threads(), this.recipe.data.threads, this.recipe.data.prefetch],
         "ranks": [this.world.size, this.world.local_size],
-        "versions": [metadata.version("eighteen"), torch.__version__],
+        "versions": [version_of("eighteen"), torch.__version__],
     }
     return caches.key(facts)
 
