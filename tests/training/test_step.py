@@ -99,7 +99,7 @@ def test_the_outcome_counts_loss_and_hits(data, tmp_path):
         logits = now.model(images)
     best = logits.argsort(1, descending=True)
     assert outcomes[0][0].item() == pytest.approx(F.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-6)
-    assert outcomes[0][1:].tolist() == [(best[:, 0] == labels).sum(), len(labels), 0, 0, 0, 0, 0]
+    assert outcomes[0][1:].tolist() == [(best[:, 0] == labels).sum(), len(labels), 0, 0, 0, 0, 0, 0]
 
 
 def test_the_clip_bounds_what_a_step_moves(data, tmp_path):
