@@ -92,15 +92,20 @@ class Driver:
                     case "take_in":
                         self._keep(replace(self.launch, joining=[action.host for action in actions]))
                 if self.launch.joining and not self._has_asked:
-                    self._say(f"stopping to go on with {' and '.join(self.launch.joining)}")
-                    self._has_asked = True
-                    self._remotes[self.launch.at_work[0]].ask("end", asked(self.launch) | {"gently": True})
+                    self._ask_to_stop()
                 if [action.host for action in actions if action.verb == "begin"] == [*self.launch.at_work]:
                     self._preflight()
                 for action in actions:
                     if action.verb not in ("wait", "take_in") and action.host not in self._busy:
                         self._busy[action.host] = threads.submit(self._act, action, seen)
                 wait(self._busy.values(), POLL_S) if self._busy else time.sleep(POLL_S)
+
+    def _ask_to_stop(self) -> None:
+        """So that all begin again with those that join."""
+        with suppress(Silent):  # then once more, when it answers
+            self._remotes[self.launch.at_work[0]].ask("end", asked(self.launch) | {"gently": True})
+            self._say(f"stopping to go on with {' and '.join(self.launch.joining)}")
+            self._has_asked = True
 
     def fetch(self) -> None:
         """The run's files, from the first machine that has them."""
