@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 import small_cluster
+from launching import wait_for
 
 import eighteen
 from eighteen import cli
@@ -395,14 +396,6 @@ def here(nodes, tmp_path, monkeypatch):
 
 def began(words):
     return subprocess.Popen([sys.executable, "-m", "eighteen", *words], stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(process, text):
-    assert process.stderr
-    for line in process.stderr:
-        if text in line:
-            return
-    raise AssertionError(f"it ended without {text!r}")
 
 
 def number_of(run):
