@@ -5,7 +5,6 @@ Used with ``--rdzv-backend WAY --rdzv-endpoint NAME:PORT --rdzv-conf rank=NUMBER
 
 from __future__ import annotations
 
-
 from torch.distributed import run
 from torch.distributed.elastic.rendezvous import (
     RendezvousInfo,
