@@ -23,7 +23,8 @@ def machines(tmp_path, monkeypatch):
     shutil.copy(Path(__file__).with_name("fake_sky.py"), programs / "sky")
     (programs / "sky").chmod(0o755)
     none = str(tmp_path / "none")
-    facts = {"FAKE_SKY": tmp_path / "sky", "FAKE_HOSTS": tmp_path / "sky", "PATH": f"{programs}:{os.environ['PATH']}", "AWS_CONFIG_FILE": none}
+    facts = {"FAKE_SKY": tmp_path / "sky", "FAKE_HOSTS": tmp_path / "sky"}
+    facts |= {"PATH": f"{programs}:{os.environ['PATH']}", "AWS_CONFIG_FILE": none}
     facts |= {"AWS_SHARED_CREDENTIALS_FILE": none, "AWS_EC2_METADATA_DISABLED": "true"}
     facts |= {"AWS_ACCESS_KEY_ID": "lab", "AWS_SECRET_ACCESS_KEY": "canary"}
     recorded = Recorded({}, machines={"us-east-1": {"i-1": OURS, "i-2": TEAMS}, "eu-west-1": {}, "us-west-2": {}})
