@@ -23,7 +23,7 @@ from elsewhere import Elsewhere, Handler
 from lab import DESK_ADDRESS, USER, WITH_ME, Host, Lab
 
 PORT = 9000
-URL = f"http://{DESK_ADDRESS}:{PORT}"
+SETTINGS = f"[default]\nregion = us-east-1\nendpoint_url = http://{DESK_ADDRESS}:{PORT}\n"
 SERVER = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -45,7 +45,7 @@ def packages() -> Path:
 
 
 class Bucket:
-    """Buckets of these names, which are there at ``URL`` from the desk and from each host.
+    """Buckets of these names, which are there for the desk and each host, if they go by SETTINGS.
 
     way: what goes to the hosts; its names are "ADDRESS BUCKET/KEY"      put: when each file came, by BUCKET/KEY
     """
@@ -116,10 +116,10 @@ class _Forwards(Handler):
 def furnish(host: Host, packages: Path) -> None:
     """From its next boot on it finds s3fs, and the server where S3 would be; who it is there, it is not told."""
     own = f"{sysconfig.get_path('purelib')}/bucket.pth"
-    settings = f"[default]\\nregion = us-east-1\\nendpoint_url = {URL}\\n"
     host.shown = [packages]
     host.at_boot = f"""
 echo 'import sys; sys.path.insert(0, "{packages}")' >{own}
 install -d -o {USER} /home/{USER}/.aws
-printf '{settings}' >/home/{USER}/.aws/config
+echo '{SETTINGS}' >/home/{USER}/.aws/config
+chown {USER} /home/{USER}/.aws/config
 """

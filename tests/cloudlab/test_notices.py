@@ -105,6 +105,7 @@ def test_machines_that_are_taken_back_have_saved_where_it_lasts_and_new_ones_go_
                 if not stays:
                     launched = Launched(lab, words, cwd=tmp_path)
                 again = trains(launched, returned)
+                assert launched.events("start", returned)[-1]["world"] == 2
                 resume = launched.events("resume", told)[0]
                 before = max(one["step"] for one in launched.events("step") if one["time_s"] < resume["time_s"])
                 print(
@@ -138,7 +139,7 @@ def copies(durable, since):
 
 
 def trains(launched, when):
-    """When the first step of an attempt of all machines was done that began after this; of any, if only some are left."""
+    """When the first step was done of an attempt that began after this."""
 
     def first():
         starts = launched.events("start", when)
