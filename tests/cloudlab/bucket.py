@@ -14,6 +14,7 @@ import re
 import subprocess
 import sysconfig
 import time
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Self
@@ -84,6 +85,10 @@ class Bucket:
 
 class _Forwards(Handler):
     bucket: Bucket
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # who asked was killed
+            super().handle()
 
     def do_GET(self) -> None:
         name = self.path.partition("?")[0].lstrip("/")

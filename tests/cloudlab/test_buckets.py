@@ -150,7 +150,7 @@ def test_a_shard_that_comes_wrong_again_and_again_is_named_and_nothing_else_is_r
     named = rf"node2: DataError: bring {URL}/{wrong}: got bytes that do not match its digest, twice"
     assert re.search(named, refused.said), refused.said
     there.way.spoilt.clear()
-    again = launched(lab, tmp_path / "again")
+    again = launched(lab, tmp_path)  # another one: this has come to its end
     assert again.end() == 0, again.said
     other.check()
     more = other.more()
