@@ -12,9 +12,10 @@ import pytest
 import eighteen
 from eighteen import Dataset
 
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / name) for name in ("cloudlab", "data", "training")]  # what answers as others do is there
 
-from lab import Lab, missing
+from lab import Lab, missing  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -12,16 +12,19 @@ its addresses, 10.77.0.0/24, and nothing in it has a route out.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ from typing import Any
 import eighteen
 
 USER = "trainer"
+DESK_ADDRESS = "10.77.0.254"
+NEW_NET = 0x40000000  # CLONE_NEWNET
 GIVE_UP_S = 300.0
 CHANGES = ["phases.0.size=32", "eval.size=32", "train.log_every=1"]
 SOURCE = Path(eighteen.__file__).parents[1]
@@ -44,7 +49,7 @@ memory() { mount -t tmpfs -o "mode=$1" lab "$2"; }
 DESK = """
 ip link set lo up
 ip link add lab type bridge
-ip address add 10.77.0.254/24 dev lab
+ip address add "$ADDRESS/24" dev lab
 ip link set lab up
 memory 700 "$LAB/disk"
 over ~ "$LAB/disk" ~
@@ -73,6 +78,7 @@ memory 1777 "$root/tmp"
 memory 755 "$root/run"
 mkdir "$root/run/sshd"
 chmod 755 "$root/root"
+for place in $SHOWN; do mkdir -p "$root$place"; mount --bind -o ro "$place" "$root$place"; done
 for place in $HIDDEN; do rm -rf "$root$place"; done
 cat "$LAB/names" >"$root/etc/hosts"
 cp "$LAB"/etc/* "$root/etc/ssh"
@@ -123,7 +129,7 @@ class Lab:
         (folder / "ssh" / "config").write_text(f"Host {' '.join(names)}\n User {USER}\n")
         addresses = [f"{one.address} {one.name}" for one in self.hosts.values()]
         (folder / "names").write_text("\n".join(["127.0.0.1 localhost", *addresses]) + "\n")
-        self._desk = _started(NEW_DESK, DESK, folder)
+        self._desk = _started(NEW_DESK, DESK, folder, {"ADDRESS": DESK_ADDRESS})
 
     @property
     def desk(self) -> int:
@@ -144,6 +150,10 @@ class Lab:
         more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | more
         return subprocess.Popen(self.words(command, cwd=cwd), text=True, **more)
 
+    def listen(self, port: int) -> socket.socket:
+        """A socket of this process at an address of the desk's that hosts reach."""
+        return _listen(self._desk, DESK_ADDRESS, port)
+
     def boot(self) -> None:
         for host in self.hosts.values():
             host.boot()
@@ -158,10 +168,11 @@ class Host:
     """One machine. It keeps its name, address and host key, and nothing else, when it is powered off and booted again.
 
     at_boot: what root's shell does there before anybody can log in
+    shown: folders of this machine that it has as well, though they lie in a place of which it has its own
     """
 
     def __init__(self, lab: Lab, name: str, address: str) -> None:
-        self.name, self.address, self.at_boot = name, address, "true"
+        self.name, self.address, self.at_boot, self.shown = name, address, "true", list[Path]()
         self._lab, self._process = lab, None
         self._folder = lab.folder / name
         (self._folder / "etc").mkdir(parents=True)
@@ -176,6 +187,7 @@ class Host:
         for name in ("names", "authorized_keys"):
             shutil.copy(self._lab.folder / name, self._folder)
         facts = {"NAME": self.name, "ADDRESS": self.address, "WHO": USER, "AT_BOOT": self.at_boot, "HIDDEN": _hidden()}
+        facts["SHOWN"] = shlex.join(map(str, self.shown))
         self._process = _started(NEW_HOST, HOST, self._folder, facts, "waits for its link")
         link = ["ip", "link", "add", self._link(), "type", "veth", "peer", "name", "eth0", "netns"]
         self._lab.run([*link, str(self._process.pid)], check=True)
@@ -193,6 +205,16 @@ class Host:
             self._lab.run(["ip", "link", "delete", self._link()])
             _end(self._process)
         self._process = None
+
+    @property
+    def is_off(self) -> bool:
+        """Also by itself."""
+        return self._process is None or self._process.poll() is not None
+
+    def listen(self, address: str, port: int) -> socket.socket:
+        """A socket of this process at an address that the host has."""
+        assert self._process
+        return _listen(self._process, address, port)
 
     def cut(self) -> None:
         """Its cable is pulled: what is sent to it, or by it, is lost without a word."""
@@ -370,6 +392,17 @@ def _read_until(process: subprocess.Popen[str], text: str) -> str:
 def _end(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.communicate()
+
+
+def _listen(process: subprocess.Popen[str], address: str, port: int) -> socket.socket:
+    def listen() -> socket.socket:
+        with open(f"/proc/{process.pid}/ns/net") as net:
+            if ctypes.CDLL(None, use_errno=True).setns(net.fileno(), NEW_NET):
+                raise OSError(ctypes.get_errno(), "setns")
+        return socket.create_server((address, port))
+
+    with ThreadPoolExecutor(1) as threads:  # one of its own, which alone is there, and ends
+        return threads.submit(listen).result()
 
 
 def _inside(process: subprocess.Popen[str]) -> list[str]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lab import CHANGES, Host, Launched, kill, launch, wait_until
+from lab import CHANGES, USER, Host, Launched, kill, launch, wait_until
 
 import eighteen
 from eighteen.base import rundir
@@ -30,7 +30,7 @@ def hosts(lab):
     place = f"{sysconfig.get_path('purelib')}/slow.py"
     for host in lab.hosts.values():
         host.power_off()
-        host.at_boot = f"cat >{place} <<'EOF'\n{SLOW.read_text()}\nEOF\ninstall -m 666 /dev/null /tmp/slow"
+        host.at_boot = f"cat >{place} <<'EOF'\n{SLOW.read_text()}\nEOF\ninstall -o {USER} /dev/null /tmp/slow"
         host.boot()
     return lab.hosts
 

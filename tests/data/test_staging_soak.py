@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import signal
@@ -14,21 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from elsewhere import Elsewhere
-from PIL import Image
+from gigabyte import gigabyte, last_of, num_bytes
 
-import eighteen
 from eighteen.base import events
-from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError
-from eighteen.data import arriving, dataset, staging, wanted
+from eighteen.data import arriving, dataset, staging
 from eighteen.data.check import check
 
 pytestmark = pytest.mark.soak_cloud
 
-NUM_PICTURES, NUM_COMMENTS, SIDE = 2600, 6, 96
 LOST_BYTES = (arriving.AT_ONCE + arriving.AHEAD) * arriving.PIECE_BYTES  # on their way, when a process ends
 OPTIONS = ["--recipe", "demo", "--epochs", "1", "--set", "phases.0.size=32", "--set", "eval.size=32"]
 OPTIONS += ["--set", "train.log_every=1", "--set", "data.keep=never"]
@@ -36,29 +31,13 @@ OPTIONS += ["--set", "train.log_every=1", "--set", "data.keep=never"]
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """1 GB in shards of 32 MiB: small pictures that carry noise as comments, so that packing them takes no minutes."""
-    folder, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(7)
-    for number in range(NUM_PICTURES):
-        picture = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(picture, "JPEG")
-        path = folder / "photos" / "ab"[number % 2] / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        comments = (b"\xff\xfe\xff\xff" + rng.bytes(2**16 - 3) for _ in range(NUM_COMMENTS))
-        path.write_bytes(b"".join([picture.getvalue()[:2], *comments, picture.getvalue()[2:]]))
-    found = eighteen.pack(folder / "photos", folder / "there" / "photos.e18", val=0.05, shard_bytes=2**25)
-    shutil.rmtree(folder / "photos")
-    assert num_bytes(found.path) > 10**9
-    return found
+    return gigabyte(tmp_path_factory.mktemp("noise"))
 
 
 @pytest.fixture
 def there(packed):
     with Elsewhere(packed.path.parent) as found:
         yield found
-
-
-def num_bytes(path: Path) -> int:
-    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
 
 
 def names_of(packed) -> list[str]:
@@ -80,7 +59,7 @@ def test_a_gigabyte_comes_whole_through_resets_a_spoilt_shard_and_a_kill_and_tra
         begun.send_signal(signal.SIGKILL)
         begun.wait()
     there.bytes_per_s = 0.0
-    gate = there.gates[last_of(packed)] = threading.Event()
+    gate = there.gates[f"photos.e18/{last_of(packed)}"] = threading.Event()
     again = subprocess.Popen(command, cwd=tmp_path, env=environment)
     wait_for(lambda: first_step(tmp_path), again)  # with that shard still to come
     gate.set()
@@ -138,12 +117,6 @@ def small_disk(path: Path, size: int) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", str(path)], check=True)
-
-
-def last_of(packed) -> str:
-    """The shard that the first epoch needs last."""
-    train, recipe = packed.splits["train"], recipes.load("demo", changes=["data.order=by-shards"])
-    return f"photos.e18/{train.renditions['full'].shards[wanted.order_of(recipe, train).shards[-1]]}"
 
 
 def first_step(folder: Path) -> float:

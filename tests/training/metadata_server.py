@@ -1,7 +1,8 @@
-"""The metadata server of a cloud's machine, on the loopback interface: it says what a test wants it to say."""
+"""The metadata server of a cloud's machine: it says what a test wants it to say."""
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,9 +17,10 @@ MAINTENANCE = "/computeMetadata/v1/instance/maintenance-event"
 class MetadataServer:
     """answers: path -> text; what is not in it is 404      fails: answer 503 to all but tokens
     asked: how often each path was asked for      token: what AWS's paths need; another one makes the old one invalid
+    at: where it listens, if not at a port of the loopback interface
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at: socket.socket | None = None) -> None:
         self.answers: dict[str, str] = {}
         self.asked = Counter[str]()
         self.token, self.fails = "first", False
@@ -55,8 +57,11 @@ class MetadataServer:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self._server.server_port}"
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=at is None)
+        if at is not None:
+            self._server.socket.close()
+            self._server.socket = at
+        self.address = "{}:{}".format(*self._server.socket.getsockname())
 
     def wait_for(self, path: str, count: int = 1) -> None:
         """Until a path has been asked for ``count`` more times."""

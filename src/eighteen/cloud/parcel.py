@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 NAMES = {"pillow": "PIL", "google-crc32c": "google_crc32c", "tomli-w": "tomli_w"}  # modules that are called otherwise
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # what fsspec needs for URLs
 
 
 def files() -> dict[str, Path]:
@@ -30,20 +32,35 @@ def digest() -> str:
     return found.hexdigest()[:16]
 
 
-def requirements() -> list[str]:
-    """Packages in the versions that are installed here, whatever they were built for: a machine gets what suits it."""
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in _packages()]
+def requirements(urls: Iterable[str] = ()) -> list[str]:
+    """Packages in the versions that are installed here, whatever they were built for: a machine gets what suits it.
+
+    urls: what the machines read and write, with drivers that may not be installed here: then pip takes what fits
+    """
+    return [name + _version(name) for name in _packages(urls)]
 
 
-def modules() -> list[str]:
+def modules(urls: Iterable[str] = ()) -> list[str]:
     """The modules of these packages."""
-    return [NAMES.get(name, name) for name in _packages()]
+    return [NAMES.get(name, name) for name in _packages(urls)]
 
 
-def environment() -> str:
-    return hashlib.sha256("\n".join(requirements()).encode()).hexdigest()[:16]
+def environment(urls: Iterable[str] = ()) -> str:
+    return hashlib.sha256("\n".join(requirements(urls)).encode()).hexdigest()[:16]
 
 
-def _packages() -> list[str]:
+def _packages(urls: Iterable[str]) -> list[str]:
     needed = (one for one in metadata.requires("eighteen") or () if "extra ==" not in one)
-    return sorted(re.split(r"[^\w.-]", one, maxsplit=1)[0].lower() for one in needed)
+    own = {re.split(r"[^\w.-]", one, maxsplit=1)[0].lower() for one in needed}
+    protocols = {url.partition("://")[0] for url in urls if "://" in url}
+    return sorted(own | {DRIVERS[one] for one in protocols & {*DRIVERS}})
+
+
+def _version(name: str) -> str:
+    """Empty for a driver that is not installed here."""
+    try:
+        return f"=={metadata.version(name).partition('+')[0]}"
+    except metadata.PackageNotFoundError:
+        if name in DRIVERS.values():
+            return ""
+        raise
