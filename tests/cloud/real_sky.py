@@ -156,7 +156,7 @@ def _table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def make_ready(moto: str) -> None:
-    """moto's networks lack the way out that SkyPilot looks for, and it takes no policy of the role that SkyPilot makes."""
+    """Networks with the way out, and the role, that SkyPilot looks for: moto refuses the policy that it would make."""
     for region in REGIONS:
         ec2 = client("ec2", region, moto)
         vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]

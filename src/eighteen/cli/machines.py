@@ -48,11 +48,14 @@ def status(run: Path) -> None:
     Args:
         run: A run that eighteen launch began.
     """
-    from eighteen.cloud import cluster, driver, launcher
+    from eighteen.cloud import cluster, driver, launcher, managed
     from eighteen.cloud.limits import described, strike
 
     if found := cluster.opened(run):
         print(cluster.state(*found))
+        return
+    if job := managed.opened(run):
+        print(managed.state(job))
         return
     folder, wanted = launcher.opened(run)
     for host, seen in driver.look(wanted).items():
@@ -76,13 +79,15 @@ def logs(run: Path, *, host: str | None = None) -> None:
         run: A run that eighteen launch began.
         host: Of this machine only.
     """
-    from eighteen.cloud import cluster, driver, launcher
+    from eighteen.base.rundir import RunDir
+    from eighteen.cloud import cluster, driver, launcher, managed
 
-    if found := cluster.opened(run):
+    found, job = cluster.opened(run), managed.opened(run)
+    if found or job:
         if host is not None:
-            need, hint = "nothing: a job of Slurm has one log for all", f"eighteen logs {run}"
+            need, hint = "nothing: a job has one log for all", f"eighteen logs {run}"
             raise UsageError("--host", got=repr(host), need=need, hint=hint)
-        print(cluster.log(found[0]))
+        print(managed.log(job) if job else cluster.log(RunDir(run)))
         return
     _, wanted = launcher.opened(run)
     there = driver.remotes(wanted)
@@ -104,15 +109,19 @@ def down(run: Path | None = None, *, all_: Annotated[bool, Parameter(name="--all
         run: A run that eighteen launch began.
         all_: Give back all machines that any launch has rented, instead.
     """
-    from eighteen.cloud import cluster, driver, launcher, rent
+    from eighteen.cloud import cluster, driver, launcher, managed, rent
 
     if (run is None) != all_:
         raise UsageError("down", got="a run and --all" if all_ else "no run", need="one of them", hint="ls runs")
     if run is None:
-        print("\n".join(rent.sweep(to_stderr)) or "nothing is rented")
+        found = [*managed.sweep(to_stderr), *rent.sweep(to_stderr)]
+        print("\n".join(found) or "nothing is rented")
         return
     if found := cluster.opened(run):
         print(cluster.down(*found))
+        return
+    if job := managed.opened(run):
+        print(managed.down(job))
         return
     folder, wanted = launcher.opened(run)
     driver.keep_end(folder, "down")  # first, as whoever follows it would begin again

@@ -6,7 +6,10 @@ import hashlib
 import re
 from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+
+from eighteen.base.errors import MachineError
 
 NAMES = {"pillow": "PIL", "google-crc32c": "google_crc32c", "tomli-w": "tomli_w"}  # modules that are called otherwise
 
@@ -38,6 +41,25 @@ def requirements() -> list[str]:
 def modules() -> list[str]:
     """The modules of these packages."""
     return [NAMES.get(name, name) for name in _packages()]
+
+
+def reaching(*urls: str) -> list[str]:
+    """The packages, which are called as their modules are, by which these URLs are reached, beside the above.
+
+    Raises MachineError for one that is not here, where the URLs have to be reached as well.
+    """
+    from fsspec.registry import known_implementations
+
+    found = set[str]()
+    for scheme in {url.partition("://")[0] for url in urls}:
+        module = known_implementations.get(scheme, {"class": scheme})["class"].partition(".")[0]
+        found.add("aiohttp" if scheme in ("http", "https") else module)
+    found -= {"fsspec"}
+    for name in sorted(found):
+        if find_spec(name) is None:
+            need, hint = f"{name}, here and there", f"uv pip install {name}"
+            raise MachineError(f"reach {' and '.join(urls)}", got=f"no {name}", need=need, hint=hint)
+    return sorted(found)
 
 
 def environment() -> str:
