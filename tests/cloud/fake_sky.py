@@ -89,6 +89,8 @@ def jobs(verb, *words):
             (HERE / "kill").unlink()
             os.kill(os.getppid(), signal.SIGKILL)
     elif verb == "queue":
+        if not queue:  # no controller runs
+            sys.exit("sky.exceptions.ClusterNotUpError: No in-progress managed jobs.")
         print(json.dumps(queue, indent=2))
     elif verb == "logs":
         print(*(path.read_text() for path in HERE.glob("job-*.log")))

@@ -83,7 +83,7 @@ def follow(run: RunDir, *, on_event: OnEvent | None, say: Say) -> None:
 
 def look(rental: Rental) -> Job | None:
     """The newest job of this launch; None if SkyPilot knows of none."""
-    return next(reversed([one for one in sky.jobs(rent.ask(sky.queue_words())) if one.name == rental.cluster]), None)
+    return next((one for one in reversed(_jobs()) if one.name == rental.cluster), None)
 
 
 def state(run: RunDir) -> str:
@@ -122,11 +122,15 @@ def down(run: RunDir) -> str:
 
 def sweep(say: Say) -> list[str]:
     """Cancel all jobs of ours, whatever launch they are of; their names."""
-    found = [one for one in sky.jobs(rent.ask(sky.queue_words())) if not one.is_over]
+    found = [one for one in _jobs() if not one.is_over]
     if found:
         say(f"cancelling {', '.join(one.name for one in found)}")
         rent.ask(sky.cancel_words(*(one.number for one in found)))
     return [one.name for one in found]
+
+
+def _jobs() -> list[Job]:
+    return sky.jobs(rent.ask(sky.queue_words(), unless=sky.NO_JOBS))
 
 
 def _submit(run: RunDir, launch: Launch, rental: Rental, say: Say) -> None:

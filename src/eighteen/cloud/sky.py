@@ -28,6 +28,7 @@ OWN_PYTHON = ".eighteen/python/bin/python"  # in the home of a rented machine, w
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 RELAUNCH = Stopped.exit_code  # with which a managed job asks to be begun again, on other machines
 CONTROLLER = "and SkyPilot's own controller of jobs, one small machine, which it stops when no job is left"
+NO_JOBS = re.compile(r"ClusterNotUpError|No in-progress managed jobs")
 REFUSED = re.compile(r"ResourcesUnavailableError|Failed to (provision all|acquire resources)")
 
 # Constants, so that nothing of ours has to be quoted for a shell. uv is what SkyPilot itself installs with.
@@ -177,7 +178,8 @@ def job_words(rental: Rental, file: Path) -> list[str]:
 
 
 def queue_words() -> list[str]:
-    return ["sky", "jobs", "queue", "--refresh", "--all", "--output", "json"]
+    """Without --refresh, which would start a controller that has stopped."""
+    return ["sky", "jobs", "queue", "--all", "--output", "json"]
 
 
 def log_words(rental: Rental) -> list[str]:
@@ -207,7 +209,9 @@ class Job:
 
 
 def jobs(said: str) -> list[Job]:
-    """What ``queue_words`` were answered: the jobs of ours, the newest last."""
+    """What ``queue_words`` were answered: the jobs of ours, the newest last; none where no controller runs."""
+    if NO_JOBS.search(said):
+        return []
     found = [one for one in _rows(said) if (one["job_name"] or "").startswith(PREFIX)]
     told = [Job(one["job_name"], one["job_id"], one["status"], one["recovery_count"] or 0) for one in found]
     return sorted(told, key=lambda one: one.number)
