@@ -204,6 +204,8 @@ def _finish(run: RunDir, job: Job | None) -> None:
     is_open = not (run.path / "launch" / "ended.json").exists()  # by eighteen down
     if mailbox(launch).is_to_stop() and is_open:
         raise Stopped(tried, got="a request to stop", need="to go on, later", hint=hint)
-    got = note.reason or "; ".join(filter(None, [str(job or "no job"), note.said]))
-    kind = ENDED.get(note.reason or "", MachineError)
-    raise kind(tried, got=got, need="a run that comes to its end", hint=f"eighteen logs {run.path}")
+    reason = note.reason if note.reason in ENDED else None
+    got = reason or "; ".join(filter(None, [str(job or "no job"), note.said]))
+    raise ENDED.get(reason or "", MachineError)(
+        tried, got=got, need="a run that comes to its end", hint=f"eighteen logs {run.path}"
+    )
