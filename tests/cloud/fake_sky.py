@@ -3,12 +3,20 @@
 
 It writes down what it is asked. A place that the file ``refused`` names has no machines; spot machines need credentials
 that are not there if a file ``broken`` is; whoever asks is killed when the machines are there if a file ``kill`` is.
+
+A managed job is a process of its own, which does a task's setup and run in these homes, and begins again, with empty
+ones, where its exit code asks for that, or once something is there that fits the pattern in a file ``lose``.
 """
 
+import itertools
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(os.environ["FAKE_SKY"])
@@ -41,6 +49,8 @@ def main(verb, *words):
         CLUSTERS.write_text(json.dumps(clusters))
     elif verb == "launch":
         launch(words, clusters)
+    elif verb == "jobs":
+        jobs(*words)
 
 
 def launch(words, clusters):
@@ -68,4 +78,97 @@ def launch(words, clusters):
         os.kill(os.getppid(), signal.SIGKILL)
 
 
-main(*sys.argv[1:])
+def jobs(verb, *words):
+    queue = told()
+    if verb == "launch":
+        number, name = len(queue) + 1, words[words.index("--name") + 1]
+        (HERE / f"job-{number}.json").write_text(Path(words[-1]).read_text())
+        tell(number, job_id=number, job_name=name, status="PENDING", recovery_count=0)
+        subprocess.Popen([sys.executable, __file__, "control", str(number)], start_new_session=True)
+        if (HERE / "kill").exists():
+            (HERE / "kill").unlink()
+            os.kill(os.getppid(), signal.SIGKILL)
+    elif verb == "queue":
+        if not queue:  # no controller runs
+            sys.exit("sky.exceptions.ClusterNotUpError: No in-progress managed jobs.")
+        print(json.dumps(queue, indent=2))
+    elif verb == "logs":
+        print(*(path.read_text() for path in HERE.glob("job-*.log")))
+    elif verb == "cancel":
+        for number in map(int, words[1:]):
+            tell(number, status="CANCELLED")
+
+
+def told():
+    return [json.loads(path.read_text()) for path in sorted(HERE.glob("told-*.json"))]
+
+
+def tell(number, **facts):
+    path = HERE / f"told-{number}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.with_suffix(".part").write_text(json.dumps(known | facts))
+    path.with_suffix(".part").replace(path)
+
+
+def control(number):
+    task = json.loads((HERE / f"job-{number}.json").read_text())
+    homes = [Path(os.environ["FAKE_HOSTS"]) / name for name in HOSTS[: task["num_nodes"]]]
+    with (HERE / f"job-{number}.log").open("a") as log:
+        for losses in itertools.count():
+            tell(number, pid=os.getpid(), recovery_count=losses)
+            state = attempt(number, task, homes, log)
+            for home in homes:
+                empty(home)
+            tell(number, status=state)
+            if state != "RECOVERING":
+                return
+
+
+def attempt(number, task, homes, log):
+    for home in homes:
+        for to, source in task["file_mounts"].items():
+            path = home / to.removeprefix("~/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, path)
+        if done(task["setup"], home, log).wait():
+            return "FAILED_SETUP"
+    tell(number, status="RUNNING")
+    facts = {"SKYPILOT_NODE_IPS": "\n".join(f"127.0.0.{1 + rank}" for rank, _ in enumerate(homes))}
+    facts |= {"SKYPILOT_NUM_GPUS_PER_NODE": "1"}
+    parts = [done(task["run"], home, log, **facts, SKYPILOT_NODE_RANK=str(rank)) for rank, home in enumerate(homes)]
+    while True:
+        time.sleep(0.1)
+        codes = [part.poll() for part in parts]
+        if told()[number - 1]["status"] == "CANCELLED":
+            return "CANCELLED"
+        lose = HERE / "lose"
+        if lose.exists() and [*HERE.parent.glob(lose.read_text())]:
+            lose.unlink()
+            return "RECOVERING"
+        if any(codes):
+            again = task["resources"]["job_recovery"]["recover_on_exit_codes"]
+            return "RECOVERING" if any(code in again for code in codes) else "FAILED"
+        if None not in codes:
+            return "SUCCEEDED"
+
+
+def done(script, home, log, **facts):
+    environment = os.environ | {"HOME": str(home)} | facts
+    words = ["bash", "-c", script]
+    return subprocess.Popen(words, cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def empty(home):
+    """As if it had never been: no process, nothing on its disk."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"HOME={home}".encode() in (place / "environ").read_bytes().split(b"\0"):
+                os.kill(int(place.name), signal.SIGKILL)
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+
+
+if sys.argv[1] == "control":
+    control(int(sys.argv[2]))
+else:
+    main(*sys.argv[1:])

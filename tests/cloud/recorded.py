@@ -38,11 +38,11 @@ def serving(recorded: Recorded) -> Iterator[str]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             region = self.headers["Authorization"].split("/")[2]
-            code, answer = _answer(recorded, region, body, self.headers.get("X-Amz-Target", ""))
+            code, text = answer(recorded, region, body, self.headers.get("X-Amz-Target", ""))
             self.send_response(code)
-            self.send_header("Content-Length", str(len(answer)))
+            self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(answer.encode())
+            self.wfile.write(text.encode())
 
         def log_message(self, format: str, *args: object) -> None:
             """Quietly."""
@@ -58,7 +58,7 @@ def serving(recorded: Recorded) -> Iterator[str]:
         server.server_close()
 
 
-def _answer(recorded: Recorded, region: str, body: str, target: str) -> tuple[int, str]:
+def answer(recorded: Recorded, region: str, body: str, target: str) -> tuple[int, str]:
     if target.endswith("GetProducts"):
         wanted = {one["Field"]: one["Value"] for one in json.loads(body)["Filters"]}
         recorded.asked.append(("GetProducts", wanted["regionCode"]))

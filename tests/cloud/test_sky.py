@@ -74,7 +74,7 @@ def test_skypilot_is_told_which_machines_until_when_and_whose_they_are():
     by_gpu = replace(RENTAL, places=[sky.by_hand(20.0, replace(WISH, region="us-east-1"))])
     assert sky.task(by_gpu)["resources"]["accelerators"] == "H100:8"
     assert sky.task(by_gpu)["resources"]["infra"] == "aws/us-east-1"
-    assert json.loads(sky.task_text(RENTAL)) == sky.task(RENTAL)
+    assert json.loads(sky.text(sky.task(RENTAL))) == sky.task(RENTAL)
 
 
 def test_a_python_is_only_installed_where_nobody_named_one():

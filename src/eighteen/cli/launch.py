@@ -32,6 +32,7 @@ FITTING = {
     "--measured": ("--cloud",),
     "--yes": ("--cloud",),
     "--keep": ("--cloud",),
+    "--managed": ("--cloud",),
     "--python": ("--hosts", "--cloud"),
     "--max-hours": ("--hosts", "--cloud"),
     "--max-cost": ("--hosts", "--cloud"),
@@ -59,6 +60,7 @@ def launch(
     measured: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
     yes: Annotated[bool, Parameter(negative="")] = False,
     keep: Annotated[bool, Parameter(negative="")] = False,
+    managed: Annotated[bool, Parameter(negative="")] = False,
     python: str | None = None,
     gpus: int | None = None,
     procs: int | None = None,
@@ -111,6 +113,8 @@ def launch(
         measured: What eighteen bench --json wrote, to tell what the run will take. May be several.
         yes: Rent without being asked whether the price is right.
         keep: Leave the machines rented at the end, or after Ctrl-C.
+        managed: Let SkyPilot look after it, as one of its managed jobs: it rents anew where machines are lost, and
+            training goes on from --checkpoint-to. Needs a dataset at a URL.
         hours: Slurm's time limit, after which the job is saved and goes back into the queue; if left out a quarter of
             an hour more than --time, or else the partition's.
         sbatch: An option of sbatch, e.g. account=vision or cpus-per-task=8. May be repeated.
@@ -144,18 +148,29 @@ def launch(
     """
     from eighteen.base import recipe as recipes
     from eighteen.cli import rental as rentals
+    from eighteen.cloud import managed as managing
     from eighteen.cloud import sky
     from eighteen.cloud.limits import limits
 
     way = _only({"--hosts": hosts, "--slurm": slurm, "--cloud": cloud})
     theirs = {"--machines": machines, "--hours": hours, "--sbatch": sbatch, "--gpu": gpu, "--spot": spot}
     theirs |= {"--region": region, "--cheapest": cheapest, "--prices": prices, "--measured": measured, "--yes": yes}
-    theirs |= {"--keep": keep, "--python": python, "--max-hours": max_hours, "--max-cost": max_cost}
+    theirs |= {
+        "--managed": managed,
+        "--keep": keep,
+        "--python": python,
+        "--max-hours": max_hours,
+        "--max-cost": max_cost,
+    }
     theirs |= {"--after-success": after_success, "--after-failure": after_failure, "--power-off": power_off}
     _require_fitting(way, theirs)
     if gpus is not None and procs is not None:
         need, hint = "one of them", "--gpus for GPUs, --procs for CPU processes"
         raise UsageError("launch", got="both --gpus and --procs", need=need, hint=hint)
+    for flag, value in {"--keep": keep, "--after-success": after_success, "--after-failure": after_failure}.items():
+        if managed and value:
+            need = "--managed without it: SkyPilot gives the machines back as soon as a job has ended"
+            raise UsageError("launch --managed", got=flag, need=need, hint=f"leave out {flag}")
     ranks = gpus if gpus is not None else procs
     if ranks is not None and ranks < 1:
         raise UsageError("--gpus", got=str(ranks), need="1 or more", hint="--gpus 8")
@@ -177,7 +192,9 @@ def launch(
         begun = _by_slurm(data, asked, runs_dir=runs_dir, new=new, is_shown=print_)
     else:
         asked |= {"machines": hosts or "", "python": python or ("python3" if hosts else sky.OWN_PYTHON)}
-        asked |= {"ranks": ranks or 0, "power_off": power_off or cloud is not None}
+        asked |= {"ranks": ranks or 0, "power_off": power_off or (cloud is not None and not managed)}
+        if managed:
+            managing.require_urls(data, words)
         rental = None
         if cloud is not None:
             money = {
@@ -188,7 +205,8 @@ def launch(
                 "max_cost": max_cost,
             }
             place = {"spot": spot, "region": region, "cheapest": cheapest}
-            wish = rentals.Asked(cloud, gpu, machines, **place, **money, prices=prices, measured=measured)
+            place |= {"prices": prices, "measured": measured, "managed": managed}
+            wish = rentals.Asked(cloud, gpu, machines, **place, **money)
             rentals.check(wish)
             training = {"recipe": recipe, "epochs": epochs, "batch": batch, "changes": set_}
             asked["rent"] = wish.words
@@ -205,6 +223,10 @@ def launch(
             after_failure=after_failure,
             power_off=asked["power_off"],
         )
+        if managed:
+            assert rental, "it was agreed to"
+            _follow(_by_skypilot(data, asked, rental, runs_dir=runs_dir, new=new))
+            return
         begun = _on_machines(
             data, asked, rental, runs_dir=runs_dir, new=new, is_shown=print_, is_kept=keep, has_preflight=preflight
         )
@@ -235,6 +257,15 @@ def _by_slurm(data: str, asked: dict[str, Any], *, runs_dir: Path, new: bool, is
         return None
     run, job = cluster.prepared(job, recipe=asked["recipe"], runs_dir=runs_dir, new=new)
     return Begun(run, partial(cluster.follow, run, job))
+
+
+def _by_skypilot(data: str, asked: dict[str, Any], rental: Rental, *, runs_dir: Path, new: bool) -> Begun:
+    from eighteen.cloud import driver, launcher, managed, rent
+
+    run, wanted, _ = launcher.prepared(data, **asked, runs_dir=runs_dir, new=new)
+    driver.keep(run, replace(wanted, priced=["--price-usd-h", f"{rental.usd_h:.6g}"]))
+    rent.keep(run, replace(rental, name=wanted.name))
+    return Begun(run, partial(managed.follow, run))
 
 
 def _on_machines(

@@ -48,11 +48,14 @@ def status(run: Path) -> None:
     Args:
         run: A run that eighteen launch began.
     """
-    from eighteen.cloud import cluster, driver, launcher
+    from eighteen.cloud import cluster, driver, launcher, managed
     from eighteen.cloud.limits import described, strike
 
     if found := cluster.opened(run):
         print(cluster.state(*found))
+        return
+    if job := managed.opened(run):
+        print(managed.state(job))
         return
     folder, wanted = launcher.opened(run)
     for host, seen in driver.look(wanted).items():
@@ -76,13 +79,15 @@ def logs(run: Path, *, host: str | None = None) -> None:
         run: A run that eighteen launch began.
         host: Of this machine only.
     """
-    from eighteen.cloud import cluster, driver, launcher
+    from eighteen.base.rundir import RunDir
+    from eighteen.cloud import cluster, driver, launcher, managed
 
-    if found := cluster.opened(run):
+    found, job = cluster.opened(run), managed.opened(run)
+    if found or job:
         if host is not None:
-            need, hint = "nothing: a job of Slurm has one log for all", f"eighteen logs {run}"
+            need, hint = "nothing: a job has one log for all", f"eighteen logs {run}"
             raise UsageError("--host", got=repr(host), need=need, hint=hint)
-        print(cluster.log(found[0]))
+        print(managed.log(job) if job else cluster.log(RunDir(run)))
         return
     _, wanted = launcher.opened(run)
     there = driver.remotes(wanted)
@@ -111,7 +116,7 @@ def down(
             carry our tag, in all regions.
         yes: Also those of which SkyPilot here does not know, without being asked.
     """
-    from eighteen.cloud import cluster, driver, launcher, rent
+    from eighteen.cloud import cluster, driver, launcher, managed, rent
 
     if yes and not all_:
         raise UsageError("down --yes", got="no --all", need="both, or neither", hint="leave out --yes")
@@ -122,6 +127,9 @@ def down(
         return
     if found := cluster.opened(run):
         print(cluster.down(*found))
+        return
+    if job := managed.opened(run):
+        print(managed.down(job))
         return
     folder, wanted = launcher.opened(run)
     driver.keep_end(folder, "down")  # first, as whoever follows it would begin again
@@ -134,27 +142,31 @@ def down(
 
 def _down_all(*, is_agreed: bool) -> None:
     """Raises MachineError, after all else was given back, for what could not be asked."""
-    from eighteen.cloud import aws, rent, sky
+    from eighteen.cloud import aws, managed, rent, sky
 
     given, failures = list[str](), list[MachineError]()
     try:
+        given += managed.sweep(to_stderr)  # first, as SkyPilot rents anew for them
         given += rent.sweep(to_stderr)
     except MachineError as error:
         failures.append(error)
+    print("\n".join(given), end="\n" * bool(given))
     try:
-        found, silent = aws.tagged(sky.LABEL)
+        tagged, silent = aws.tagged(sky.LABEL)
         for region, why in silent.items():
             need, hint = "an answer, as machines may be there", f"the console of AWS, in {region}"
             failures.append(MachineError(f"look for machines in {region}", got=why, need=need, hint=hint))
+        found = [one for one in tagged if one.value not in given]  # which go in a moment
         lines = [f"{one} is ours by its tag, and SkyPilot here does not know of it" for one in found]
         if found and says_yes("end machines", lines, "end them?", is_agreed=is_agreed):
             aws.end(found)
-            given += map(str, found)
+            print("\n".join(map(str, found)))
+        if not (given or found or failures):
+            print("nothing is rented")
     except aws.NoAccount as error:
-        warn(f"{error.tried}: {error.got}")
+        warn(f"{error.tried}: {error.got}; machines of which SkyPilot does not know were not looked for")
     except MachineError as error:
         failures.append(error)
-    print("\n".join(given) or "nothing was given back" * bool(failures) or "nothing is rented")
     for error in failures[1:]:
         warn(f"{error.tried}: {error.got}")
     if failures:

@@ -38,13 +38,15 @@ class Asked:
     max_cost: str | None
     prices: Path | None
     measured: tuple[Path, ...]
+    managed: bool = False
 
     @property
     def words(self) -> list[str]:
         """By these a launch is known again."""
         named = {"--cloud": self.cloud, "--gpu": self.gpu, "--machines": self.machines, "--region": self.region}
         words = [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
-        return [*words, *["--spot"] * self.spot, *["--cheapest"] * self.cheapest]
+        flags = {"--spot": self.spot, "--cheapest": self.cheapest, "--managed": self.managed}
+        return [*words, *(flag for flag, is_given in flags.items() if is_given)]
 
 
 def check(asked: Asked) -> None:
@@ -60,6 +62,9 @@ def check(asked: Asked) -> None:
     if asked.gpu is None and asked.price_usd_h is not None:
         need, hint = "the machines that this is the price of", "--gpu H100:8"
         raise UsageError("rent machines", got="--price-usd-h without --gpu", need=need, hint=hint)
+    if asked.managed and asked.cheapest:
+        need = "one of them: a managed job is rented, and rented again, wherever SkyPilot finds it cheapest"
+        raise UsageError("rent machines", got="both --managed and --cheapest", need=need, hint="--region, or neither")
 
 
 def proposed(asked: Asked, data: str, *, python: str, recipe: dict[str, Any]) -> tuple[Rental, list[str]]:
@@ -80,7 +85,8 @@ def proposed(asked: Asked, data: str, *, python: str, recipe: dict[str, Any]) ->
     regions = [asked.region] if asked.region else []
     is_priced = asked.price_usd_h is not None
     found = quoted(known, regions, now=now, warn=warn, flag="--region") if known and not is_priced else []
-    wish = Wish(asked.cloud, asked.gpu or "", asked.machines or 0, asked.spot, asked.region or "", asked.cheapest)
+    place = {"is_spot": asked.spot, "region": asked.region or "", "is_cheapest": asked.cheapest}
+    wish = Wish(asked.cloud, asked.gpu or "", asked.machines or 0, **place, is_managed=asked.managed)
     planned, plan = None, None
     is_open = asked.gpu is None or asked.machines is None
     if is_open or asked.measured:
@@ -91,14 +97,15 @@ def proposed(asked: Asked, data: str, *, python: str, recipe: dict[str, Any]) ->
         planned = _planned(data, [one.offer for one in found], counts, asked.measured, now.date(), recipe)
         plan = chosen(planned.plans, asked if is_open else replace(asked, time=None, cost=None))
         offer = next(one.offer for one in found if one.offer.name == plan.where)
-        is_cheapest = asked.cheapest or is_open
+        is_cheapest = (asked.cheapest or is_open) and not asked.managed
         wish = replace(wish, gpu=f"{offer.gpu}:{offer.gpus}", machines=plan.machines, is_cheapest=is_cheapest)
     if asked.price_usd_h is not None:
         places = [sky.by_hand(asked.price_usd_h, wish)]
     else:
         places = sky.asked_in(sky.places(found, wish), wish)
     num_bytes = 0 if is_url(data) else sum(one.stat().st_size for one in datasets.open(data).path.rglob("*"))
-    rental = sky.Rental("", wish, places, asked.max_hours or sky.HOURS, sky.disk_gb(num_bytes), sky.setup(python))
+    setup = sky.setup(python, has_tmux=not asked.managed)
+    rental = sky.Rental("", wish, places, asked.max_hours or sky.HOURS, sky.disk_gb(num_bytes), setup)
     if asked.max_cost is not None:
         rental = replace(rental, hours=min(rental.hours, budgets.dollars(asked.max_cost) / rental.usd_h))
     lines = sky.estimate(rental, plan, epochs=planned.task.schedule.epochs if planned else 1.0)
@@ -133,10 +140,13 @@ def agreed(
             return before
     rental, lines = proposed(asked, data, python=wanted.python, recipe=training)
     if is_shown:
-        words = sky.rent_words(rental, Path("rent.yaml"))
-        print(
-            "\n".join([*lines, shlex.join(words), sky.task_text(rental), shlex.join(sky.return_words(rental.cluster))])
-        )
+        file = Path("rent.yaml")
+        if asked.managed:
+            words, task, ends = sky.job_words(rental, file), sky.job(rental, wanted, Path("job.tar")), []
+        else:
+            words, task = sky.rent_words(rental, file), sky.task(rental)
+            ends = [shlex.join(sky.return_words(rental.cluster))]
+        print("\n".join([*lines, shlex.join(words), sky.text(task), *ends]))
         return None
     rent.require_sky()
     if not says_yes("rent machines", lines, "rent them?", is_agreed=is_agreed):

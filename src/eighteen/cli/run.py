@@ -159,11 +159,14 @@ def stop(run: Path, *, now: bool = False, wait: bool = True) -> None:
     """
     from eighteen import api
     from eighteen.base.rundir import RunDir
-    from eighteen.cloud import cluster, driver
+    from eighteen.cloud import cluster, driver, managed
     from eighteen.results.terminal import Display
 
     if found := cluster.opened(run):
         print(cluster.stop(*found))
+        return
+    if job := managed.opened(run):
+        print(managed.stop(job))
         return
     if launch := driver.known(RunDir(run)):
         for host, why in driver.on_all(launch, "end", gently=True).items():

@@ -107,6 +107,14 @@ def install(asked):
     return {}
 
 
+def choose_python(asked):
+    """Write down, in the launch's folder, a Python that has all packages; they are installed if none has."""
+    if _python(asked) is None:
+        install(asked)
+    (_launch(asked) / "python").write_text(_python(asked) or sys.executable)
+    return {}
+
+
 def begin(asked):
     """One attempt to train, in tmux, where a person can look on; its output is also kept."""
     launch, attempt = _launch(asked), asked["attempt"]
@@ -221,7 +229,7 @@ def next_limit(facts):
 
 def end(asked):
     """Ask the ranks here to save and stop, or, if that is not ``gently`` asked, end them."""
-    if not asked["gently"]:
+    if not asked["gently"] and shutil.which("tmux"):
         _tmux("kill-session", "-t", asked["launch"])
     for pid, is_rank in _processes(asked):
         if is_rank or not asked["gently"]:  # a launcher that is asked as well would ask its ranks once more

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 NAMES = {"pillow": "PIL", "google-crc32c": "google_crc32c", "tomli-w": "tomli_w"}  # modules that are called otherwise
-DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # what fsspec needs for URLs
 
 
 def files() -> dict[str, Path]:
@@ -52,15 +51,23 @@ def environment(urls: Iterable[str] = ()) -> str:
 def _packages(urls: Iterable[str]) -> list[str]:
     needed = (one for one in metadata.requires("eighteen") or () if "extra ==" not in one)
     own = {re.split(r"[^\w.-]", one, maxsplit=1)[0].lower() for one in needed}
-    protocols = {url.partition("://")[0] for url in urls if "://" in url}
-    return sorted(own | {DRIVERS[one] for one in protocols & {*DRIVERS}})
+    return sorted(own | {driver for url in urls if (driver := _driver(url))})
+
+
+def _driver(url: str) -> str | None:
+    """The package, which is called as its module is, by which fsspec reaches it; None if it does without."""
+    from fsspec.registry import known_implementations
+
+    scheme = url.partition("://")[0]
+    if scheme in ("http", "https"):
+        return "aiohttp"
+    module = known_implementations[scheme]["class"].partition(".")[0] if scheme in known_implementations else scheme
+    return None if module == "fsspec" else module
 
 
 def _version(name: str) -> str:
-    """Empty for a driver that is not installed here."""
+    """Empty for one that is not installed here, as a driver may be."""
     try:
         return f"=={metadata.version(name).partition('+')[0]}"
     except metadata.PackageNotFoundError:
-        if name in DRIVERS.values():
-            return ""
-        raise
+        return ""

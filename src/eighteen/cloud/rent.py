@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -111,10 +112,10 @@ def give_back(run: RunDir, say: Say) -> None:
 
 def sweep(say: Say) -> list[str]:
     """Give back all that is ours, whatever launch it was for; its names."""
-    found = sorted(sky.clusters(_ask(sky.status_words())))
+    found = sorted(sky.clusters(ask(sky.status_words())))
     if found:
         say(f"giving back {', '.join(found)}")
-        _ask(sky.return_words(*found))
+        ask(sky.return_words(*found))
     return found
 
 
@@ -158,17 +159,14 @@ def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
         rental = keep(run, replace(rental, place=number, state="renting"))
         place = rental.places[number]
         file = run.path / "launch" / "rent.yaml"
-        write_atomic(file, sky.task_text(rental))
-        words, log = sky.rent_words(rental, file), run.path / "launch" / "sky.log"
-        say(f"renting {rental.wish.machines} x {place}, which takes some minutes; tail -f {shlex.quote(str(log))}")
-        with log.open("w+") as told:
-            code = _run(words, told)
-            told.seek(0)
-            said = told.read()
+        write_atomic(file, sky.text(sky.task(rental)))
+        words = sky.rent_words(rental, file)
+        say(f"renting {rental.wish.machines} x {place}, which takes some minutes; {watched(run)}")
+        code, said = logged(run, words)
         if code == 0:
             return rental
         if not sky.is_refused(said):
-            raise _failed(words, said)
+            raise failed(words, said)
         say(f"{place}: none to be had")
         refusals.append(str(place))
         _down(rental)  # what it may have got of them
@@ -176,6 +174,19 @@ def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
     hint = "later; fewer --machines; another --gpu or --region; or without --spot"
     keep(run, replace(rental, place=0, state="returned"))
     raise MachineError(f"rent {rental.wish.machines} x {rental.wish.gpu}", got=got, need=need, hint=hint)
+
+
+def logged(run: RunDir, words: list[str]) -> tuple[int, str]:
+    """What takes minutes, written down as it is said: its exit code, and all that it said."""
+    with (run.path / "launch" / "sky.log").open("w+") as told:
+        code = _run(words, told)
+        told.seek(0)
+        return code, told.read()
+
+
+def watched(run: RunDir) -> str:
+    """What a person types to see what is ``logged``."""
+    return f"tail -f {shlex.quote(str(run.path / 'launch' / 'sky.log'))}"
 
 
 def _nodes(rental: Rental) -> list[Node]:
@@ -222,21 +233,21 @@ def _let_in(run: RunDir, nodes: list[Node]) -> list[str]:
 
 def _there(rental: Rental) -> str | None:
     """What SkyPilot says of the machines; None if it has none of this name."""
-    return sky.clusters(_ask(sky.status_words())).get(rental.cluster)
+    return sky.clusters(ask(sky.status_words())).get(rental.cluster)
 
 
 def _down(rental: Rental) -> None:
-    _ask(sky.return_words(rental.cluster))
+    ask(sky.return_words(rental.cluster))
 
 
-def _ask(words: list[str]) -> str:
-    """MachineError if it fails."""
+def ask(words: list[str], *, unless: re.Pattern[str] | None = None) -> str:
+    """MachineError if it fails, but for what it says then that fits."""
     with TemporaryFile("w+") as told:
         code = _run(words, told)
         told.seek(0)
         said = told.read()
-    if code:
-        raise _failed(words, said)
+    if code and not (unless and unless.search(said)):
+        raise failed(words, said)
     return said
 
 
@@ -253,7 +264,7 @@ def require_sky() -> None:
         raise MachineError("rent machines", got="no program sky", need=need, hint=INSTALL)
 
 
-def _failed(words: list[str], said: str) -> MachineError:
+def failed(words: list[str], said: str) -> MachineError:
     lines = [line.rstrip() for line in said.splitlines() if line.strip()]
     got = "\n".join(lines[-TAIL:]) or "not a word"
     return MachineError(shlex.join(words), got=got, need="machines to rent", hint="sky check")

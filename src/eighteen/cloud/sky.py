@@ -1,6 +1,7 @@
 """What is asked of SkyPilot, a tool of its own that rents machines, and what its answers mean. Pure; ``rent`` does it.
 
 Renting is a step before a launch and giving back one after it; in between the machines are like those of ``--hosts``.
+Or a managed job rents, trains, and rents anew where machines are lost, see ``managed``.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Any, Literal
 
 from eighteen.advice.plan import Plan
 from eighteen.advice.quotes import Quote
-from eighteen.base.errors import UsageError
+from eighteen.base.errors import Stopped, UsageError
+from eighteen.cloud.launch import Launch
 
 PREFIX = "eighteen-"  # of the names of all clusters that are ours
 LABEL = "eighteen-launch"  # on each machine
@@ -23,6 +26,9 @@ HOURS = 24.0  # that machines are rented for at most, if nothing else is said
 LEAST_DISK_GB, SPARE_DISK_GB = 256, 64
 OWN_PYTHON = ".eighteen/python/bin/python"  # in the home of a rented machine, whose own may be too old
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+RELAUNCH = Stopped.exit_code  # with which a managed job asks to be begun again, on other machines
+CONTROLLER = "and SkyPilot's own controller of jobs, one small machine, which it stops when no job is left"
+NO_JOBS = re.compile(r"ClusterNotUpError|No in-progress managed jobs")
 REFUSED = re.compile(r"ResourcesUnavailableError|Failed to (provision all|acquire resources)")
 
 # Constants, so that nothing of ours has to be quoted for a shell. uv is what SkyPilot itself installs with.
@@ -38,6 +44,7 @@ class Wish:
     """What somebody asked for.
 
     gpu: as "H100:8": so many on each machine      region: "" for any      is_cheapest: name the cheapest place
+    is_managed: whether SkyPilot is to rent anew where machines are lost
     """
 
     cloud: str
@@ -46,6 +53,7 @@ class Wish:
     is_spot: bool = False
     region: str = ""
     is_cheapest: bool = False
+    is_managed: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,9 @@ def next_step(state: State, there: str | None, *, is_over: bool) -> Step:
     return "reach" if there == "UP" else "rent"  # where it was killed while it rented, the same words go on
 
 
-def setup(python: str) -> str:
+def setup(python: str, *, has_tmux: bool = True) -> str:
     """What a machine does before anything else: tmux, and our Python where nobody named another."""
-    return "\n".join(["set -e", TMUX, *([PYTHON] if python == OWN_PYTHON else [])])
+    return "\n".join(["set -e", *[TMUX] * has_tmux, *[PYTHON] * (python == OWN_PYTHON)])
 
 
 def disk_gb(dataset_bytes: int) -> int:
@@ -144,9 +152,69 @@ def task(rental: Rental) -> dict[str, Any]:
     }
 
 
-def task_text(rental: Rental) -> str:
-    """As a file for ``sky launch``: YAML takes all JSON."""
-    return json.dumps(task(rental), indent=2) + "\n"
+def text(task: Mapping[str, Any]) -> str:
+    """A task as a file for ``sky launch``: YAML takes all JSON."""
+    return json.dumps(task, indent=2) + "\n"
+
+
+def job(rental: Rental, launch: Launch, parcel: Path) -> dict[str, Any]:
+    """SkyPilot's task for a managed job: the same machines, and what trains on them, which came in a tar file."""
+    asked = task(rental)
+    resources = asked["resources"] | {"job_recovery": {"recover_on_exit_codes": [RELAUNCH]}}
+    resources.pop("autostop")  # it gives back what a job has left
+    folder, sent = f".eighteen/launches/{shlex.quote(launch.name)}", f".eighteen/{launch.name}.tar"
+    python = shlex.quote(launch.python)
+    lines = [rental.setup, "cd", f"mkdir -p {folder}", f"tar -xf {shlex.quote(sent)} -C {folder}"]
+    words = f'-m eighteen.cloud.agent choose_python "$(cat {folder}/launch/packages.json)"'
+    lines += [f"PYTHONPATH={folder} {python} {words}"]
+    run = f'cd ~/{folder} && PYTHONPATH=$PWD exec "$(cat python)" -m eighteen.cloud.managed_job'
+    mounts = {f"~/{sent}": str(parcel)}
+    return asked | {"resources": resources, "file_mounts": mounts, "setup": "\n".join(lines), "run": run}
+
+
+def job_words(rental: Rental, file: Path) -> list[str]:
+    """It comes back when SkyPilot's controller has the job."""
+    return ["sky", "jobs", "launch", "--name", rental.cluster, "--detach-run", "--yes", str(file)]
+
+
+def queue_words() -> list[str]:
+    """Without --refresh, which would start a controller that has stopped."""
+    return ["sky", "jobs", "queue", "--all", "--output", "json"]
+
+
+def log_words(rental: Rental) -> list[str]:
+    return ["sky", "jobs", "logs", "--name", rental.cluster, "--no-follow"]
+
+
+def cancel_words(*numbers: int) -> list[str]:
+    return ["sky", "jobs", "cancel", "--yes", *map(str, numbers)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A managed job, as SkyPilot tells of it. losses: how often it was begun again"""
+
+    name: str
+    number: int
+    state: str
+    losses: int
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("SUCCEEDED", "CANCELLED") or self.state.startswith("FAILED")
+
+    def __str__(self) -> str:
+        again = f", begun again {self.losses} times" if self.losses else ""
+        return f"job {self.number}: {self.state.lower()}{again}"
+
+
+def jobs(said: str) -> list[Job]:
+    """What ``queue_words`` were answered: the jobs of ours, the newest last; none where no controller runs."""
+    if NO_JOBS.search(said):
+        return []
+    found = [one for one in _rows(said) if (one["job_name"] or "").startswith(PREFIX)]
+    told = [Job(one["job_name"], one["job_id"], one["status"], one["recovery_count"] or 0) for one in found]
+    return sorted(told, key=lambda one: one.number)
 
 
 def rent_words(rental: Rental, file: Path) -> list[str]:
@@ -164,8 +232,12 @@ def return_words(*clusters: str) -> list[str]:
 
 def clusters(said: str) -> dict[str, str]:
     """What ``status_words`` were answered: the state of each cluster of ours, by its name."""
-    found = json.loads(re.split(r"^(?=\[)", COLOUR.sub("", said), maxsplit=1, flags=re.MULTILINE)[1])
-    return {one["name"]: one["status"] for one in found if one["name"].startswith(PREFIX)}
+    return {one["name"]: one["status"] for one in _rows(said) if one["name"].startswith(PREFIX)}
+
+
+def _rows(said: str) -> list[dict[str, Any]]:
+    """The JSON after all that it says before."""
+    return json.loads(re.split(r"^(?=\[)", COLOUR.sub("", said), maxsplit=1, flags=re.MULTILINE)[1])
 
 
 def is_refused(said: str) -> bool:
@@ -255,4 +327,4 @@ def estimate(rental: Rental, plan: Plan | None, *, epochs: float) -> list[str]:
         lines.append("expected: not known without --measured; eighteen plan reckons it")
     most = rental.usd_h * rental.hours
     lines.append(f"at most: {rental.hours:.3g} h, ${most:,.4g}; then the machines end by themselves (--max-hours)")
-    return lines
+    return [*lines, CONTROLLER] if wish.is_managed else lines

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from eighteen.base import rundir
 from eighteen.base.errors import Stopped, UsageError
@@ -203,7 +203,12 @@ def queued(text: str) -> Queued | None:
     return max((Queued(int(row[0]), *row[1:]) for row in rows), key=lambda one: one.number, default=None)
 
 
-def next_action(job: Queued | None, *, is_begun: bool, reason: str | None) -> Literal["follow", "submit", "finish"]:
+class Submitted(Protocol):
+    @property
+    def is_over(self) -> bool: ...
+
+
+def next_action(job: Submitted | None, *, is_begun: bool, reason: str | None) -> Literal["follow", "submit", "finish"]:
     """What to do now.
 
     is_begun: whether this command has submitted the job, or has followed it      reason: of the run's end
