@@ -144,7 +144,7 @@ def _down_all(*, is_agreed: bool) -> None:
     """Raises MachineError, after all else was given back, for what could not be asked."""
     from eighteen.cloud import aws, managed, rent, sky
 
-    given, failures = list[str](), list[MachineError]()
+    given, found, failures = list[str](), list[aws.Machine](), list[MachineError]()
     try:
         given += managed.sweep(to_stderr)  # first, as SkyPilot rents anew for them
         given += rent.sweep(to_stderr)
@@ -161,12 +161,12 @@ def _down_all(*, is_agreed: bool) -> None:
         if found and says_yes("end machines", lines, "end them?", is_agreed=is_agreed):
             aws.end(found)
             print("\n".join(map(str, found)))
-        if not (given or found or failures):
-            print("nothing is rented")
     except aws.NoAccount as error:
         warn(f"{error.tried}: {error.got}; machines of which SkyPilot does not know were not looked for")
     except MachineError as error:
         failures.append(error)
+    if not (given or found or failures):
+        print("nothing is rented")
     for error in failures[1:]:
         warn(f"{error.tried}: {error.got}")
     if failures:
