@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -46,5 +47,6 @@ def heard(does: Callable[..., Any]) -> Callable[..., Any]:
     return does_so
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where whoever started us does not listen to it
 Remote.ask, Remote.send, Driver._heard = counted(Remote.ask), counted(Remote.send), heard(Driver._heard)
 sys.exit(cli.main(words))

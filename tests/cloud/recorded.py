@@ -19,7 +19,7 @@ Price = tuple[str, str, str, datetime]  # instance, zone, dollars an hour, since
 class Recorded:
     """spot: of each region      on_demand: dollars an hour by instance and region      refused: regions, with a code
 
-    asked: what was asked of which region, as it came
+    asked: what was asked of which region, as it came      machines: of each region, with their tags
     """
 
     spot: Mapping[str, Sequence[Price]]
@@ -27,6 +27,7 @@ class Recorded:
     refused: Mapping[str, str] = field(default_factory=dict)
     page: int = 1000
     asked: list[tuple[str, str]] = field(default_factory=list)
+    machines: Mapping[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -70,8 +71,18 @@ def answer(recorded: Recorded, region: str, body: str, target: str) -> tuple[int
         error = f"<Error><Code>{recorded.refused[region]}</Code><Message>not for you</Message></Error>"
         return 401, f"<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>"
     if asked["Action"] == "DescribeRegions":
-        names = "".join(f"<item><regionName>{name}</regionName></item>" for name in recorded.spot)
+        known = dict.fromkeys([*recorded.spot, *recorded.machines])
+        names = "".join(f"<item><regionName>{name}</regionName></item>" for name in known)
         return 200, f'<DescribeRegionsResponse xmlns="{EC2}"><regionInfo>{names}</regionInfo></DescribeRegionsResponse>'
+    if asked["Action"] == "DescribeInstances":
+        tag, machines = asked["Filter.1.Value.1"], recorded.machines.get(region, {})
+        items = "".join(_machine(name, tags) for name, tags in machines.items() if tag in tags)
+        inner = f"<reservationSet>{items}</reservationSet>"
+        return 200, f'<DescribeInstancesResponse xmlns="{EC2}">{inner}</DescribeInstancesResponse>'
+    if asked["Action"] == "TerminateInstances":
+        for name in [value for name, value in asked.items() if name.startswith("InstanceId.")]:
+            del recorded.machines[region][name]
+        return 200, f'<TerminateInstancesResponse xmlns="{EC2}"></TerminateInstancesResponse>'
     types = {value for name, value in asked.items() if name.startswith("InstanceType.")}
     rows = [row for row in recorded.spot.get(region, ()) if row[0] in types]
     first = int(asked.get("NextToken", 0))
@@ -91,3 +102,9 @@ def _item(row: Price) -> str:
         "availabilityZone": zone,
     }
     return "<item>" + "".join(f"<{name}>{value}</{name}>" for name, value in told.items()) + "</item>"
+
+
+def _machine(name: str, tags: Mapping[str, str]) -> str:
+    told = "".join(f"<item><key>{key}</key><value>{value}</value></item>" for key, value in tags.items())
+    one = f"<item><instanceId>{name}</instanceId><tagSet>{told}</tagSet></item>"
+    return f"<item><instancesSet>{one}</instancesSet></item>"

@@ -124,7 +124,7 @@ def test_a_machine_is_lost_when_it_is_silent_and_the_run_as_well(seen, lost, is_
 def test_the_next_attempt_is_that_of_the_machines_that_are_ready(seen, active):
     found = next_attempt(ALL_THREE, dict(zip("abc", seen, strict=True)), saved=0)
     assert [found.active, found.attempt, found.joining] == [active, 3, ()]
-    assert words_of(found, active[1], 2)[2:6] == ["--nnodes", "2", "--node-rank", "1"]
+    assert {"--nnodes", "rank=1,timeout=120"} < {*words_of(found, active[1], 2)}
 
 
 def test_attempts_that_bring_no_checkpoint_are_counted():
@@ -164,9 +164,9 @@ def test_a_machine_that_cannot_is_named_before_anything_is_sent(one, said):
 
 def test_each_attempt_meets_at_a_port_of_its_own():
     first, second = (words_of(replace(WANTED, attempt=number), "b", 2) for number in (1, 2))
-    assert first[first.index("--master-port") + 1] == "20000"
-    assert second[second.index("--master-port") + 1] == "20001"
-    assert first[first.index("--node-rank") + 1] == "1"
+    assert first[first.index("--rdzv-endpoint") + 1] == "a:20000"
+    assert second[second.index("--rdzv-endpoint") + 1] == "a:20001"
+    assert first[first.index("--rdzv-conf") + 1] == "rank=1,timeout=120"
     assert first[-6:] == ["train", "../../datasets/photos-d.e18", "--name", "photos-1", "--epochs", "1"]
 
 
@@ -274,7 +274,7 @@ def test_a_lost_machine_is_left_out_and_taken_in_when_it_is_back(packed, machine
 def test_what_would_be_done_is_shown_and_nothing_is_done(packed, machines, tmp_path, capsys):
     assert cli.main(begun(packed, "--print")) == 0
     shown = capsys.readouterr().out
-    assert shown.count("torch.distributed.run") == 2
+    assert shown.count("eighteen.cloud.torchrun") == 2
     assert "ForwardAgent=no" in shown
     assert not (tmp_path / "runs").exists()
     assert not [*machines.glob("*/.eighteen")]

@@ -11,6 +11,8 @@ from eighteen import __version__
 from eighteen.base.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
 Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="", consume_multiple=False)]
@@ -36,6 +38,17 @@ def to_stderr(line: str) -> None:
 
 def warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
+
+
+def says_yes(what: str, lines: Iterable[str], question: str, *, is_agreed: bool) -> bool:
+    """Show what it is about, and whether somebody says yes; UsageError if nobody has, and nobody can be asked."""
+    for line in lines:
+        to_stderr(line)
+    if is_agreed:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(what, got="nobody to ask, for there is no terminal", need="a yes to this", hint="--yes")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def numbers(flag: str, text: str) -> tuple[int, ...]:

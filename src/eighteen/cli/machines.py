@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from eighteen.base.errors import UsageError
-from eighteen.cli.app import app, console, to_stderr
+from eighteen.base.errors import MachineError, UsageError
+from eighteen.cli.app import app, console, says_yes, to_stderr, warn
 
 
 @app.command
@@ -101,21 +101,29 @@ def logs(run: Path, *, host: str | None = None) -> None:
 
 
 @app.command
-def down(run: Path | None = None, *, all_: Annotated[bool, Parameter(name="--all", negative="")] = False) -> None:
+def down(
+    run: Path | None = None,
+    *,
+    all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    yes: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """End what a launch has begun and leave nothing of it: rented machines are given back; on others its folder is
     deleted, while program, packages and datasets stay.
 
     Args:
         run: A run that eighteen launch began.
-        all_: Give back all machines that any launch has rented, instead.
+        all_: Give back all that any launch has rented, instead: what SkyPilot here knows of, and machines of AWS that
+            carry our tag, in all regions.
+        yes: Also those of which SkyPilot here does not know, without being asked.
     """
     from eighteen.cloud import cluster, driver, launcher, managed, rent
 
+    if yes and not all_:
+        raise UsageError("down --yes", got="no --all", need="both, or neither", hint="leave out --yes")
     if (run is None) != all_:
         raise UsageError("down", got="a run and --all" if all_ else "no run", need="one of them", hint="ls runs")
     if run is None:
-        found = [*managed.sweep(to_stderr), *rent.sweep(to_stderr)]
-        print("\n".join(found) or "nothing is rented")
+        _down_all(is_agreed=yes)
         return
     if found := cluster.opened(run):
         print(cluster.down(*found))
@@ -130,3 +138,33 @@ def down(run: Path | None = None, *, all_: Annotated[bool, Parameter(name="--all
         return
     for host, why in driver.on_all(wanted, "forget").items():
         print(f"{host}: {why or 'nothing is left'}")
+
+
+def _down_all(*, is_agreed: bool) -> None:
+    """Raises MachineError, after all else was given back, for what could not be asked."""
+    from eighteen.cloud import aws, managed, rent, sky
+
+    given, failures = list[str](), list[MachineError]()
+    for sweep in (managed.sweep, rent.sweep):  # jobs first, as they would rent anew what is ended below
+        try:
+            given += sweep(to_stderr)
+        except MachineError as error:
+            failures.append(error)
+    try:
+        found, silent = aws.tagged(sky.LABEL)
+        for region, why in silent.items():
+            need, hint = "an answer, as machines may be there", f"the console of AWS, in {region}"
+            failures.append(MachineError(f"look for machines in {region}", got=why, need=need, hint=hint))
+        lines = [f"{one} is ours by its tag, and SkyPilot here does not know of it" for one in found]
+        if found and says_yes("end machines", lines, "end them?", is_agreed=is_agreed):
+            aws.end(found)
+            given += map(str, found)
+    except aws.NoAccount as error:
+        warn(f"{error.tried}: {error.got}")
+    except MachineError as error:
+        failures.append(error)
+    print("\n".join(given) or "nothing was given back" * bool(failures) or "nothing is rented")
+    for error in failures[1:]:
+        warn(f"{error.tried}: {error.got}")
+    if failures:
+        raise failures[0]

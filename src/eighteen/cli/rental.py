@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eighteen.base.errors import UsageError
-from eighteen.cli.app import console, to_stderr, warn
+from eighteen.cli.app import console, says_yes, to_stderr, warn
 
 if TYPE_CHECKING:
     from eighteen.advice.offers import Offer
@@ -150,7 +149,7 @@ def agreed(
         print("\n".join([*lines, shlex.join(words), sky.text(task), *ends]))
         return None
     rent.require_sky()
-    if not _is_agreed(lines, is_agreed=is_agreed):
+    if not says_yes("rent machines", lines, "rent them?", is_agreed=is_agreed):
         to_stderr("nothing was rented")
         return None
     return rental
@@ -171,18 +170,6 @@ def chosen(plans: Sequence[Plan], asked: Asked) -> Plan:
         raise UsageError("choose machines", got=got, need=need, hint=hint)
     ranked = cheapest_first(kept) if usd is None or seconds is not None else fastest_first(kept)
     return ranked[0]
-
-
-def _is_agreed(lines: Sequence[str], *, is_agreed: bool) -> bool:
-    """Show what it costs, and whether somebody agrees; UsageError if nobody can be asked."""
-    for line in lines:
-        to_stderr(line)
-    if is_agreed:
-        return True
-    if not sys.stdin.isatty():
-        got, need = "nobody to ask, for there is no terminal", "a yes to what it costs"
-        raise UsageError("rent machines", got=got, need=need, hint="--yes")
-    return input("rent them? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _is_gpu(one: Offer, gpu: str | None) -> bool:

@@ -25,6 +25,7 @@ HOME = Path.home() / ".eighteen"
 DIGEST = "from eighteen.cloud import parcel; print(parcel.digest())"
 FOUND = "import sys, importlib.util as u; print([m for m in sys.argv[1:] if not u.find_spec(m)] == [])"
 GOES_S = 300.0  # in which a machine goes whose cloud has said so; if it is there afterwards, it stays
+DIES_S = 10.0  # that a process may take to be gone after it was killed
 POLL_S, AGAIN_S = 5.0, 60.0  # between two looks of a watch; before it tries once more to power off
 
 
@@ -243,7 +244,10 @@ def forget(asked):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     end({**asked, "gently": False})
-    shutil.rmtree(_launch(asked), ignore_errors=True)
+    until = time.monotonic() + DIES_S
+    while _launch(asked).exists() and time.monotonic() < until:  # who is being killed may write once more
+        shutil.rmtree(_launch(asked), ignore_errors=True)
+        time.sleep(0.1)
     return {}
 
 

@@ -1,6 +1,7 @@
-"""What AWS asks for machines at this moment, in all regions at once. Nothing is rented, and no answer costs anything.
+"""What AWS asks for machines at this moment, and which ones carry our tag, in all regions at once.
 
-In: instance types, regions. Out: spot prices of each zone, prices on demand, and which region did not answer, and why.
+In: instance types, or a tag; regions. Out: spot prices of each zone and prices on demand, or machines; and which region
+did not answer, and why. Nothing is rented, and no answer costs anything; ``end`` ends machines.
 boto3 (the extra ``aws``) asks; it finds credentials where every tool for AWS does.
 """
 
@@ -21,7 +22,12 @@ PLATFORM = "Linux/UNIX"
 ASK_FROM = "us-east-1"  # where the list of regions and the prices on demand are to be had
 AT_ONCE = 32  # questions
 CONNECT_S, ANSWER_S, TRIES = 5, 20, 3
-HINT = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws configure; --table, for the dated prices"
+KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws configure"
+ALIVE = ("pending", "running", "stopping", "stopped")  # states of an instance that costs something, or may again
+
+
+class NoAccount(MachineError):
+    """boto3 or credentials are missing, so that AWS cannot be asked at all."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +43,10 @@ def ask(instances: Sequence[str], *, regions: Sequence[str] = (), hours: float =
     """Spot prices of the last hours and prices on demand of these instance types.
 
     regions: all that the account may use, if left out
-    Raises MachineError without boto3 or credentials, and where no region answers.
+    Raises NoAccount, and MachineError where no region answers.
     """
-    try:
-        import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        need, hint = "boto3, the extra aws", "uv pip install 'eighteen[aws]'; --table, for the dated prices"
-        raise MachineError("ask AWS for prices", got="no boto3", need=need, hint=hint) from None
-    failures = (BotoCoreError, ClientError)
-    if boto3.Session().get_credentials() is None:
-        need = "those of an account; asking costs nothing"
-        raise MachineError("ask AWS for prices", got="no credentials", need=need, hint=HINT)
-    try:
-        asked = list(regions) or _regions()
-    except failures as error:
-        raise MachineError("ask AWS for its regions", got=_why(error), need="an answer", hint=HINT) from None
+    failures = _failures("ask AWS for prices", or_else="--table, for the dated prices")
+    asked = list(regions) or _regions(failures)
     spots, on_demand, silent = list[Spot](), dict[tuple[str, str], float](), dict[str, str]()
     with ThreadPoolExecutor(AT_ONCE) as threads:
         histories = {region: threads.submit(_spots, region, instances, now, hours) for region in asked}
@@ -69,8 +63,73 @@ def ask(instances: Sequence[str], *, regions: Sequence[str] = (), hours: float =
                 silent["prices on demand"] = _why(error)
     if asked and silent.keys() >= {*asked}:
         got = "; ".join(f"{region}: {why}" for region, why in silent.items())
-        raise MachineError("ask AWS for prices", got=got, need="an answer from one region at least", hint=HINT)
+        need, hint = "an answer from one region at least", f"{KEYS}; --table, for the dated prices"
+        raise MachineError("ask AWS for prices", got=got, need=need, hint=hint)
     return Answers(spots, on_demand, silent)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """value: of the tag"""
+
+    region: str
+    instance: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.instance} in {self.region})"
+
+
+def tagged(tag: str) -> tuple[list[Machine], dict[str, str]]:
+    """The machines with this tag in all regions that the account may use; why a region told nothing, by its name.
+
+    Raises NoAccount, and MachineError where AWS does not tell its regions.
+    """
+    failures = _failures("ask AWS for machines", or_else="the console of AWS")
+    found, silent = list[Machine](), dict[str, str]()
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for region, answer in {region: threads.submit(_tagged, region, tag) for region in _regions(failures)}.items():
+            try:
+                found += answer.result()
+            except failures as error:
+                silent[region] = _why(error)
+    return found, silent
+
+
+def end(machines: Sequence[Machine]) -> None:
+    """For good. Raises MachineError for the first region that refuses, when all were asked."""
+    failures, refused = _failures("end machines of AWS", or_else="the console of AWS"), dict[str, str]()
+    for region in sorted({one.region for one in machines}):
+        try:
+            of_it = [one.instance for one in machines if one.region == region]
+            _client("ec2", region).terminate_instances(InstanceIds=of_it)
+        except failures as error:
+            refused[region] = _why(error)
+    for region, why in refused.items():
+        need, hint = "the right to end what was rented", f"the console of AWS, in {region}"
+        raise MachineError(f"end machines in {region}", got=why, need=need, hint=hint)
+
+
+def _tagged(region: str, tag: str) -> list[Machine]:
+    filters = [{"Name": "tag-key", "Values": [tag]}, {"Name": "instance-state-name", "Values": [*ALIVE]}]
+    pages = _client("ec2", region).get_paginator("describe_instances").paginate(Filters=filters)
+    told = [one for page in pages for group in page["Reservations"] for one in group["Instances"]]
+    values = ({each["Key"]: each["Value"] for each in one["Tags"]}[tag] for one in told)
+    return [Machine(region, one["InstanceId"], value) for one, value in zip(told, values, strict=True)]
+
+
+def _failures(tried: str, *, or_else: str) -> tuple[type[Exception], ...]:
+    """What boto3 raises where AWS refuses or is silent. Raises NoAccount."""
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        need, hint = "boto3, the extra aws", f"uv pip install 'eighteen[aws]'; {or_else}"
+        raise NoAccount(tried, got="no boto3", need=need, hint=hint) from None
+    if boto3.Session().get_credentials() is None:
+        need, hint = "those of an account; asking costs nothing", f"{KEYS}; {or_else}"
+        raise NoAccount(tried, got="no credentials", need=need, hint=hint)
+    return BotoCoreError, ClientError
 
 
 def _client(service: str, region: str) -> Any:
@@ -83,8 +142,11 @@ def _client(service: str, region: str) -> Any:
     return boto3.Session().client(service, region_name=region, config=patience)
 
 
-def _regions() -> list[str]:
-    return sorted(one["RegionName"] for one in _client("ec2", ASK_FROM).describe_regions()["Regions"])
+def _regions(failures: tuple[type[Exception], ...]) -> list[str]:
+    try:
+        return sorted(one["RegionName"] for one in _client("ec2", ASK_FROM).describe_regions()["Regions"])
+    except failures as error:
+        raise MachineError("ask AWS for its regions", got=_why(error), need="an answer", hint=KEYS) from None
 
 
 def _spots(region: str, instances: Sequence[str], now: datetime, hours: float) -> list[Spot]:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from eighteen.base.errors import EighteenError, MachineError, PeerLost
 from eighteen.base.hardware import num_cpus
 from eighteen.base.world import FILE_STORE, World
+from eighteen.training import meeting
 
 
 def device_of(world: World) -> torch.device:
@@ -70,12 +71,15 @@ def connected(world: World, device: torch.device, *, timeout_s: float = 600) -> 
 
 def _meeting(world: World, timeout: timedelta) -> Store:
     """Where the ranks find each other: in a file, without any listening socket, or as the environment says."""
-    file = os.environ.get(FILE_STORE)
-    url = f"file://{file}" if file else "env://"
-    store, _, _ = next(rendezvous(url, world.rank, world.size, timeout=timeout))
+    file, has_agent = os.environ.get(FILE_STORE), os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not file and not has_agent:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        is_alone = world.size == world.local_size
+        return meeting.store(host, port, world.size, is_first=world.is_first, is_alone=is_alone, timeout=timeout)
+    store, _, _ = next(rendezvous(f"file://{file}" if file else "env://", world.rank, world.size, timeout=timeout))
     # torchrun's agent keeps one store over all attempts: without a prefix the ranks of the next find the addresses of
     # dead ones. With several agents each counts the attempts on its own.
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1":
+    if has_agent and os.environ.get("GROUP_WORLD_SIZE") == "1":
         return PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     return store
 
