@@ -17,7 +17,7 @@ from eighteen import cli
 from eighteen.base import events, rundir
 from eighteen.base import recipe as recipes
 from eighteen.base.errors import MachineError, UsageError
-from eighteen.cloud import agent, driver, launcher, preflight
+from eighteen.cloud import agent, driver, launcher, parcel, preflight
 from eighteen.cloud.hosts import Host, hosts
 from eighteen.cloud.launch import Action, Launch, Seen, next_actions, next_attempt, require_fit, words_of
 from eighteen.training import checkpoint
@@ -160,6 +160,27 @@ def test_a_machine_that_cannot_is_named_before_anything_is_sent(one, said):
     with pytest.raises(MachineError, match="launch on b") as error:
         require_fit({"a": NEW, "b": one}, need_bytes=10**9, now=0.0)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words", "more"),
+    [
+        ("photos-d.e18", [], set()),
+        ("s3://bucket/photos.e18", [], {"s3fs"}),
+        ("https://host/photos.e18", ["--checkpoint-to", "gs://bucket/runs"], {"aiohttp", "gcsfs"}),
+        ("file:///photos.e18", ["--checkpoint-to", "/mnt/runs"], set()),
+    ],
+)
+def test_machines_get_what_their_urls_need(dataset, words, more):
+    found = driver.asked(replace(WANTED, dataset=dataset, words=words))
+    assert {*found["modules"]} - {*parcel.modules()} == more
+    assert len(found["requirements"]) == len(found["modules"])
+
+
+def test_a_driver_that_is_not_installed_here_comes_as_it_fits(monkeypatch):
+    monkeypatch.setattr(parcel, "DRIVERS", {"s3": "not-installed", "gs": "numpy"})
+    assert "not-installed" in parcel.requirements(["s3://bucket/photos.e18"])
+    assert parcel.requirements(["gs://bucket/photos.e18"]) == parcel.requirements()
 
 
 def test_each_attempt_meets_at_a_port_of_its_own():
@@ -313,11 +334,20 @@ def test_machines_that_cannot_train_together_begin_nothing(packed, machines, tmp
 
 
 def test_a_launch_that_fails_tells_what_the_machines_said(packed, machines, capsys):
-    assert cli.main(begun(packed, "--model", "not_there:net")) == 4
+    assert cli.main(begun(packed, "--model", "not_there:net")) == 2
     said = capsys.readouterr().err
     assert "localhost: " in said
     assert "not_there" in said
     assert "eighteen logs" in said
+
+
+def test_a_dataset_that_is_not_there_ends_a_launch_as_it_ends_training(packed, machines, tmp_path, capsys):
+    words = begun(packed)
+    words[1] = f"file://{tmp_path}/nothing.e18"
+    assert cli.main(words) == 3
+    said = capsys.readouterr().err
+    assert "DataError: train nothing-" in said
+    assert "localhost: DataError: read the dataset file://" in said
 
 
 def test_a_mistake_is_said_before_anything_is_sent(packed, machines, capsys):

@@ -283,8 +283,8 @@ def asked(launch: Launch) -> dict[str, Any]:
         "attempt": launch.attempt,
         "code": launch.code,
         "environment": launch.environment,
-        "modules": parcel.modules(),
-        "requirements": parcel.requirements(),
+        "modules": parcel.modules(launch.urls),
+        "requirements": parcel.requirements(launch.urls),
         "dataset": None if launch.is_url else launch.dataset,
         "limits": launch.watched,
         "follows": False,  # so that looks of others do not keep machines running

@@ -76,6 +76,11 @@ class Launch:
         return "://" in self.dataset
 
     @property
+    def urls(self) -> list[str]:
+        """What the machines themselves read and write."""
+        return [one for one in (self.dataset, copies_of(self)) if one and "://" in one]
+
+    @property
     def at_work(self) -> Sequence[str]:
         return self.active or self.hosts
 
@@ -111,9 +116,14 @@ class Seen:
     goes: bool = False
 
     @property
+    def refusal(self) -> str | None:
+        """The name of the error with which it ended, if trying again does not change it."""
+        found = re.search(r"^(RecipeError|UsageError|DataError): ", self.said, re.MULTILINE)
+        return found and found[1]
+
+    @property
     def is_refused(self) -> bool:
-        """Whether it ended with an error that trying again does not change."""
-        return re.search(r"^(RecipeError|UsageError|DataError): ", self.said, re.MULTILINE) is not None
+        return self.refusal is not None
 
     @property
     def was_asked(self) -> bool:

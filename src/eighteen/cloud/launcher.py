@@ -25,6 +25,7 @@ from eighteen.data.places import absolute, is_url
 
 PORTS = range(20_000, 30_000)  # where ranks meet: below those that systems give to connections
 ENDED = {"Diverged": errors.Diverged, "BudgetSpent": errors.BudgetSpent, "cost": errors.BudgetSpent}
+ENDED |= {name: getattr(errors, name) for name in ("DataError", "RecipeError", "UsageError")}
 
 Say = Callable[[str], object]
 
@@ -56,8 +57,9 @@ def wanted(
     called = name or re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-")
     check_name(called)
     all_words = [*words, "--recipe", "recipe.toml"] if recipe else [*words]
-    launch = Launch(called, named, python, ranks, place, all_words, parcel.digest(), parcel.environment(), PORTS[0])
-    launch = replace(launch, limits=limits or {}, power_off=power_off, rent=[*rent])
+    launch = Launch(called, named, python, ranks, place, all_words, parcel.digest(), "", PORTS[0])
+    environment = parcel.environment(launch.urls)
+    launch = replace(launch, environment=environment, limits=limits or {}, power_off=power_off, rent=[*rent])
     return launch, local and local.path
 
 
@@ -138,7 +140,8 @@ def follow(
         raise BudgetSpent(tried, got=got, need=need, hint="the same command with a higher limit goes on")
     if reason == "stopped":
         raise Stopped(tried, got="a request to stop", need="to go on, later", hint=hint)
-    kind, got = ENDED.get(reason or "", MachineError), reason if reason in STAYS else _why(seen)
+    refusal = next((one.refusal for one in seen.values() if one and one.refusal), "")
+    kind, got = ENDED.get(refusal or reason or "", MachineError), reason if reason in STAYS else _why(seen)
     raise kind(tried, got=got, need="a run that comes to its end", hint=f"eighteen logs {run.path}")
 
 
@@ -182,7 +185,9 @@ def opened(path: Path) -> tuple[RunDir, Launch]:
 
 def shown(launch: Launch) -> list[str]:
     """Every command that would be done, for whoever wants to see it first."""
-    lines = [f"program {launch.code}, {len(parcel.files())} files; packages {', '.join(parcel.requirements())}"]
+    lines = [
+        f"program {launch.code}, {len(parcel.files())} files; packages {', '.join(parcel.requirements(launch.urls))}"
+    ]
     for host, remote in driver.remotes(launch).items():
         words = words_of(launch, host, launch.ranks or 1)
         lines.append(f"{' '.join(remote.login())} # then, in ~/.eighteen/launches/{launch.name}, in tmux:")

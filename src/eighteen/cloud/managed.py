@@ -11,7 +11,6 @@ import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 
@@ -137,7 +136,7 @@ def _submit(run: RunDir, launch: Launch, rental: Rental, say: Say) -> None:
     box = mailbox(launch)
     box.take_back_stop()
     box.write(replace(box.read(), goes_on=True, failures=0, code=0, said=""))
-    launch = replace(launch, code=parcel.digest(), environment=parcel.environment())
+    launch = replace(launch, code=parcel.digest(), environment=parcel.environment(launch.urls))
     driver.keep(run, launch)
     tar, file = _packed(run, launch, rental), run.path / "launch" / "rent.yaml"
     write_atomic(file, sky.text(sky.job(rental, launch, tar)))
@@ -155,14 +154,8 @@ def _packed(run: RunDir, launch: Launch, rental: Rental) -> Path:
     most_s = launch.limits.get("most_s") if launch.limits else None
     ends = launch.began + most_s if most_s else time.time() + 3600 * rental.hours
     write_json(folder / "job.json", {"v": 1, "ends": ends})
-    beside = parcel.reaching(launch.dataset, mailbox(launch).url)
     facts = driver.asked(launch)
-    wanted = {
-        "launch": launch.name,
-        "environment": "-".join([launch.environment, *beside]),
-        "modules": [*facts["modules"], *beside],
-        "requirements": [*facts["requirements"], *(f"{name}=={metadata.version(name)}" for name in beside)],
-    }
+    wanted = {name: facts[name] for name in ("launch", "environment", "modules", "requirements")}
     write_json(folder / "packages.json", wanted)
     files = parcel.files() | {f"launch/{name}.json": folder / f"{name}.json" for name in ("launch", "job", "packages")}
     if (folder / "recipe.toml").is_file():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
-from eighteen.base.errors import MachineError
-
 NAMES = {"pillow": "PIL", "google-crc32c": "google_crc32c", "tomli-w": "tomli_w"}  # modules that are called otherwise
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # what fsspec needs for URLs
 
 
 def files() -> dict[str, Path]:
@@ -33,39 +32,35 @@ def digest() -> str:
     return found.hexdigest()[:16]
 
 
-def requirements() -> list[str]:
-    """Packages in the versions that are installed here, whatever they were built for: a machine gets what suits it."""
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in _packages()]
+def requirements(urls: Iterable[str] = ()) -> list[str]:
+    """Packages in the versions that are installed here, whatever they were built for: a machine gets what suits it.
 
-
-def modules() -> list[str]:
-    """The modules of these packages."""
-    return [NAMES.get(name, name) for name in _packages()]
-
-
-def reaching(*urls: str) -> list[str]:
-    """The packages, which are called as their modules are, by which these URLs are reached, beside the above.
-
-    Raises MachineError for one that is not here, where the URLs have to be reached as well.
+    urls: what the machines read and write, with drivers that may not be installed here: then pip takes what fits
     """
-    from fsspec.registry import known_implementations
-
-    found = set[str]()
-    for scheme in {url.partition("://")[0] for url in urls}:
-        module = known_implementations.get(scheme, {"class": scheme})["class"].partition(".")[0]
-        found.add("aiohttp" if scheme in ("http", "https") else module)
-    found -= {"fsspec"}
-    for name in sorted(found):
-        if find_spec(name) is None:
-            need, hint = f"{name}, here and there", f"uv pip install {name}"
-            raise MachineError(f"reach {' and '.join(urls)}", got=f"no {name}", need=need, hint=hint)
-    return sorted(found)
+    return [name + _version(name) for name in _packages(urls)]
 
 
-def environment() -> str:
-    return hashlib.sha256("\n".join(requirements()).encode()).hexdigest()[:16]
+def modules(urls: Iterable[str] = ()) -> list[str]:
+    """The modules of these packages."""
+    return [NAMES.get(name, name) for name in _packages(urls)]
 
 
-def _packages() -> list[str]:
+def environment(urls: Iterable[str] = ()) -> str:
+    return hashlib.sha256("\n".join(requirements(urls)).encode()).hexdigest()[:16]
+
+
+def _packages(urls: Iterable[str]) -> list[str]:
     needed = (one for one in metadata.requires("eighteen") or () if "extra ==" not in one)
-    return sorted(re.split(r"[^\w.-]", one, maxsplit=1)[0].lower() for one in needed)
+    own = {re.split(r"[^\w.-]", one, maxsplit=1)[0].lower() for one in needed}
+    protocols = {url.partition("://")[0] for url in urls if "://" in url}
+    return sorted(own | {DRIVERS[one] for one in protocols & {*DRIVERS}})
+
+
+def _version(name: str) -> str:
+    """Empty for a driver that is not installed here."""
+    try:
+        return f"=={metadata.version(name).partition('+')[0]}"
+    except metadata.PackageNotFoundError:
+        if name in DRIVERS.values():
+            return ""
+        raise
