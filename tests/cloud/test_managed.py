@@ -40,7 +40,8 @@ LAUNCH = Launch("photos-1", [], sky.OWN_PYTHON, 0, "s3://here/photos.e18", COPIE
         (Ended(75, "stopped", False, False, 0), True, False, 6, 0),  # by the limit of all
         (Ended(1, "PeerLost", False, False, 0), False, True, 75, 1),
         (Ended(1, None, False, False, 2), False, False, 4, 3),  # three times in a row
-        (Ended(1, None, True, False, 0), False, False, 4, 1),  # a recipe that cannot be
+        (Ended(1, "DataError", True, False, 0), False, False, 3, 1),
+        (Ended(1, "RecipeError", True, False, 0), False, False, 2, 1),
         (Ended(1, "Diverged", False, False, 0), False, False, 5, 1),
         (Ended(1, "cost", False, False, 0), False, False, 6, 1),
     ],
@@ -174,8 +175,8 @@ def test_what_cannot_be_used_is_not_begun_again(packed, jobs, tmp_path, capsys):
     (tmp_path / "gone").mkdir()
     command = words(packed, tmp_path)
     command[1] = f"file://{tmp_path}/gone"
-    assert cli.main(command) == 4
-    assert "DataError" in capsys.readouterr().err
+    assert cli.main(command) == 3
+    assert "got DataError" in capsys.readouterr().err
     assert Mailbox(f"file://{tmp_path}/copies/{next((tmp_path / 'runs').iterdir()).name}").read().attempt == 1
 
 

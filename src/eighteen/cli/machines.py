@@ -145,11 +145,11 @@ def _down_all(*, is_agreed: bool) -> None:
     from eighteen.cloud import aws, managed, rent, sky
 
     given, found, failures = list[str](), list[aws.Machine](), list[MachineError]()
-    try:
-        given += managed.sweep(to_stderr)  # first, as SkyPilot rents anew for them
-        given += rent.sweep(to_stderr)
-    except MachineError as error:
-        failures.append(error)
+    for sweep in (managed.sweep, rent.sweep):  # jobs first, as they would rent anew what is ended below
+        try:
+            given += sweep(to_stderr)
+        except MachineError as error:
+            failures.append(error)
     print("\n".join(given), end="\n" * bool(given))
     try:
         tagged, silent = aws.tagged(sky.LABEL)

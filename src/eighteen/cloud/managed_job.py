@@ -67,9 +67,12 @@ def train(home: Path, environ: Mapping[str, str]) -> int:
     told = run.events.exists()
     step = (events.last(run.events, "checkpoint") or {}).get("step", 0) if told else 0
     reason = (run.end() or {}).get("reason") if told else None
-    is_refused = reason is None and re.search(REFUSED, said, re.MULTILINE) is not None
+    refusal = None if reason else re.search(REFUSED, said, re.MULTILINE)
+    reason = refusal[1] if refusal else reason
     failures = before.failures if before.step == step else 0
-    how = Ended(Stopped.exit_code if reason == "stopped" else code, reason, is_refused, box.is_to_stop(), failures)
+    how = Ended(
+        Stopped.exit_code if reason == "stopped" else code, reason, refusal is not None, box.is_to_stop(), failures
+    )
     note = noted(how, attempt=launch.attempt, step=step, is_late=is_late, said=said)
     if note.goes_on:
         print(f"attempt {note.attempt} ended with {reason or code}; SkyPilot is asked for another", flush=True)
