@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PIECE = 2**16
 
@@ -31,7 +31,7 @@ class Elsewhere:
         self.gates: dict[str, threading.Event] = {}
         self.bytes_per_s, self.knows_ranges = 0.0, True
         self.lock = threading.Lock()
-        handles = type("Handles", (handler or Handler,), {"place": self})
+        handles: Any = type("Handles", (handler or Handler,), {"place": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handles, bind_and_activate=at is None)
         if at is not None:
             self._server.socket.close()
