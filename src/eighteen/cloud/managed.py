@@ -35,7 +35,7 @@ def require_urls(data: str, words: list[str]) -> None:
     """UsageError without a dataset at a URL, and one for the copies: nothing else outlives the machines."""
     to = dict(pairwise(words)).get("--checkpoint-to", "")
     for what, url, hint in (
-        ("a dataset", data, f"eighteen push {data} s3://bucket/photos.e18"),
+        ("a dataset", data, f"eighteen push {data} s3://bucket"),
         ("--checkpoint-to", to, "--checkpoint-to s3://bucket/runs"),
     ):
         if "://" not in url:
