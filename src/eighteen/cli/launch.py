@@ -155,14 +155,9 @@ def launch(
     way = _only({"--hosts": hosts, "--slurm": slurm, "--cloud": cloud})
     theirs = {"--machines": machines, "--hours": hours, "--sbatch": sbatch, "--gpu": gpu, "--spot": spot}
     theirs |= {"--region": region, "--cheapest": cheapest, "--prices": prices, "--measured": measured, "--yes": yes}
-    theirs |= {
-        "--managed": managed,
-        "--keep": keep,
-        "--python": python,
-        "--max-hours": max_hours,
-        "--max-cost": max_cost,
-    }
-    theirs |= {"--after-success": after_success, "--after-failure": after_failure, "--power-off": power_off}
+    theirs |= {"--managed": managed, "--keep": keep, "--python": python, "--max-hours": max_hours}
+    theirs |= {"--max-cost": max_cost, "--after-success": after_success, "--after-failure": after_failure}
+    theirs |= {"--power-off": power_off}
     _require_fitting(way, theirs)
     if gpus is not None and procs is not None:
         need, hint = "one of them", "--gpus for GPUs, --procs for CPU processes"
@@ -197,15 +192,9 @@ def launch(
             managing.require_urls(data, words)
         rental = None
         if cloud is not None:
-            money = {
-                "time": time,
-                "cost": cost,
-                "price_usd_h": price_usd_h,
-                "max_hours": max_hours,
-                "max_cost": max_cost,
-            }
-            place = {"spot": spot, "region": region, "cheapest": cheapest}
-            place |= {"prices": prices, "measured": measured, "managed": managed}
+            place = {"spot": spot, "region": region, "cheapest": cheapest, "managed": managed}
+            money = {"time": time, "cost": cost, "price_usd_h": price_usd_h, "max_hours": max_hours}
+            money |= {"max_cost": max_cost, "prices": prices, "measured": measured}
             wish = rentals.Asked(cloud, gpu, machines, **place, **money)
             rentals.check(wish)
             training = {"recipe": recipe, "epochs": epochs, "batch": batch, "changes": set_}
