@@ -78,10 +78,6 @@ class Bucket:
         connection.close()
         return found
 
-    def names(self, bucket: str) -> list[str]:
-        """Of up to a thousand files."""
-        return re.findall("<Key>(.*?)</Key>", self.ask("GET", f"/{bucket}?list-type=2")[1].decode())
-
 
 class _Forwards(Handler):
     bucket: Bucket
