@@ -25,7 +25,8 @@ OWN = ("checkpoints", "launch", "lock", "stop.json")  # what is not told
 class Note:
     """How the last attempt ended.
 
-    attempt: which one; 0: none has      reason: of the run's end; None if it told of none      step: of its checkpoint
+    attempt: how many have told so; 0: none      reason: of the run's end; None if it told of none
+    step: of its checkpoint
     failures: how many have failed in a row without a newer one      goes_on: whether another attempt is to be made
     code: what the job ended with      said: the end of what it printed, where it failed
     """
