@@ -169,6 +169,7 @@ def test_down_leaves_nothing_alive_in_the_midst_of_training(trains):
     assert done.stdout == "node1: nothing is left\nnode2: nothing is left\n"
     assert trains.launched.end() == 75
     assert "eighteen down meanwhile" in trains.launched.said
+    (name,) = {json.loads(path.read_text())["name"] for path in trains.folder.glob("runs/*/launch/launch.json")}
     for host in trains.lab.hosts.values():
         assert not host.processes()
-        assert host.ssh("ls .eighteen/launches").stdout == ""
+        assert name not in host.ssh("ls .eighteen/launches").stdout
