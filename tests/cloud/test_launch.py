@@ -295,7 +295,7 @@ def test_a_lost_machine_is_left_out_and_taken_in_when_it_is_back(packed, machine
 def test_what_would_be_done_is_shown_and_nothing_is_done(packed, machines, tmp_path, capsys):
     assert cli.main(begun(packed, "--print")) == 0
     shown = capsys.readouterr().out
-    assert shown.count("eighteen.cloud.torchrun") == 2
+    assert shown.count("eighteen.training.torchrun") == 2
     assert "ForwardAgent=no" in shown
     assert not (tmp_path / "runs").exists()
     assert not [*machines.glob("*/.eighteen")]

@@ -158,7 +158,7 @@ def test_secrets_of_the_desk_are_nowhere_else(trains):
     there = [place for place in trains.folder.rglob("*") if place.is_file()]
     assert not [place for place in there if trains.secret.encode() in place.read_bytes()]
     for host in trains.lab.hosts.values():
-        assert host.holds("eighteen.cloud.torchrun")
+        assert host.holds("eighteen.training.torchrun")
         assert not host.holds(trains.secret)
 
 

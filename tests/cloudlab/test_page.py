@@ -82,7 +82,7 @@ def test_a_launch_from_its_begin_to_its_end(lab, desk):
     launched = Launched(lab, words, cwd=desk, env={**os.environ, "PATH": PATH})
     try:
         launched.wait_for("  step ")
-        assert typed("eighteen launch photos.e18 --hosts node1,node2 --print").count("eighteen.cloud.torchrun") == 2
+        assert typed("eighteen launch photos.e18 --hosts node1,node2 --print").count("eighteen.training.torchrun") == 2
         assert typed("eighteen status").count("training") == 2
         assert typed("eighteen logs").startswith("== node2\n")
         typed("eighteen stop")

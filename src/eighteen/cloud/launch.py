@@ -276,7 +276,14 @@ def words_of(launch: Launch, host: str, ranks: int, *, is_there: bool = True) ->
     launch makes one
     """
     (meet, port), number = launch.meet, launch.at_work.index(host)
-    torchrun = ["-m", "eighteen.cloud.torchrun", "--nnodes", f"{len(launch.at_work)}", "--nproc-per-node", f"{ranks}"]
+    torchrun = [
+        "-m",
+        "eighteen.training.torchrun",
+        "--nnodes",
+        f"{len(launch.at_work)}",
+        "--nproc-per-node",
+        f"{ranks}",
+    ]
     torchrun += ["--rdzv-backend", "eighteen", "--rdzv-endpoint", f"{meet}:{port}"]
     torchrun += ["--rdzv-conf", f"rank={number},timeout={MEET_S}"]
     # relative: it means the same on each machine, wherever its home is

@@ -6,7 +6,7 @@ import socket
 from contextlib import suppress
 from datetime import timedelta
 
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 
 def store(host: str, port: int, size: int, *, is_first: bool, is_alone: bool, timeout: timedelta) -> TCPStore:
@@ -16,8 +16,8 @@ def store(host: str, port: int, size: int, *, is_first: bool, is_alone: bool, ti
     is_alone: whether all are on one machine
     """
     listener = _listener(host, port, is_alone=is_alone) if is_first else None
-    at = {} if listener is None else {"master_listen_fd": listener.detach()}  # which torch closes
-    return TCPStore(host, port, size, is_first, timeout, multi_tenant=True, **at)
+    number = None if listener is None else listener.detach()  # torch closes it
+    return TCPStore(host, port, size, is_first, timeout, multi_tenant=True, master_listen_fd=number)
 
 
 def _listener(host: str, port: int, *, is_alone: bool) -> socket.socket | None:
