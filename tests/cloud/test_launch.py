@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from fsspec.registry import known_implementations
 from launching import HOSTS, SMALL, begun, power_off, wait_for
 
 import eighteen
@@ -178,8 +179,9 @@ def test_machines_get_what_their_urls_need(dataset, words, more):
 
 
 def test_a_driver_that_is_not_installed_here_comes_as_it_fits(monkeypatch):
-    monkeypatch.setattr(parcel, "DRIVERS", {"s3": "not-installed", "gs": "numpy"})
-    assert "not-installed" in parcel.requirements(["s3://bucket/photos.e18"])
+    monkeypatch.setitem(known_implementations, "s3", {"class": "not_installed.Files"})
+    monkeypatch.setitem(known_implementations, "gs", {"class": "numpy.Files"})
+    assert "not_installed" in parcel.requirements(["s3://bucket/photos.e18"])
     assert parcel.requirements(["gs://bucket/photos.e18"]) == parcel.requirements()
 
 
