@@ -332,6 +332,7 @@ def test_the_next_cheapest_zone_is_taken_where_the_cheapest_has_none(
     assert all(one["resources"]["use_spot"] for one in tasks)
     assert not left(cloud)
     (path,) = (tmp_path / "runs").iterdir()
+    assert (path / "launch" / "sky.log").read_text().count("ResourcesUnavailableError") == 2
     assert json.loads((path / "launch" / "launch.json").read_text())["priced"] == ["--price-usd-h", "1"]
     for file in [*path.rglob("*"), *cloud.iterdir()]:
         assert file.is_dir() or b"canary" not in file.read_bytes()

@@ -178,9 +178,10 @@ def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
 
 def logged(run: RunDir, words: list[str]) -> tuple[int, str]:
     """What takes minutes, written down as it is said: its exit code, and all that it said."""
-    with (run.path / "launch" / "sky.log").open("w+") as told:
+    with (run.path / "launch" / "sky.log").open("a+") as told:
+        begins = told.tell()
         code = _run(words, told)
-        told.seek(0)
+        told.seek(begins)
         return code, told.read()
 
 
