@@ -118,9 +118,12 @@ def test_what_gradients_take_beyond_the_backward_pass_is_paid(machine_parts):
 
 
 def test_a_rented_machine_boots_and_fetches_the_dataset(machine_parts):
-    made = plan(task(), known(machine_parts).gpus["H100"], rented(offer(), devices()["H100"]), 1, today=TODAY)
+    rates, device = known(machine_parts).gpus["H100"], devices()["H100"]
+    made = plan(task(), rates, rented(offer(), device), 1, today=TODAY)
+    slow = plan(task(), rates, rented(offer(network_gbit_s=10), device), 1, today=TODAY)
     assert made.times.start == pytest.approx(BOOT_S.expected + 5.0 + 0.25 + 2 * 0.5)
-    assert made.times.staging == pytest.approx(1e9 / (0.8 * 400e9))
+    assert made.times.staging == pytest.approx(1e9 / 5e9)  # what the store sends, as it is less than the network takes
+    assert slow.times.staging == pytest.approx(1e9 / (0.8 * 10e9 / 8))
     assert made.usd is not None
     assert made.usd.expected == pytest.approx(made.seconds.expected * 36 / 3600)
     assert made.kwh is not None
