@@ -149,12 +149,14 @@ def _down_all(*, is_agreed: bool) -> None:
         try:
             given += sweep(to_stderr)
         except MachineError as error:
+            warn(f"{error.tried}: {error.got}")
             failures.append(error)
     print("\n".join(given), end="\n" * bool(given))
     try:
         tagged, silent = aws.tagged(sky.LABEL)
         for region, why in silent.items():
             need, hint = "an answer, as machines may be there", f"the console of AWS, in {region}"
+            warn(f"{region} of AWS: {why}")
             failures.append(MachineError(f"look for machines in {region}", got=why, need=need, hint=hint))
         found = [one for one in tagged if one.value not in given]  # which go in a moment
         lines = [f"{one} is ours by its tag, and SkyPilot here does not know of it" for one in found]
@@ -167,7 +169,5 @@ def _down_all(*, is_agreed: bool) -> None:
         failures.append(error)
     if not (given or found or failures):
         print("nothing is rented")
-    for error in failures[1:]:
-        warn(f"{error.tried}: {error.got}")
     if failures:
         raise failures[0]

@@ -276,16 +276,9 @@ def words_of(launch: Launch, host: str, ranks: int, *, is_there: bool = True) ->
     launch makes one
     """
     (meet, port), number = launch.meet, launch.at_work.index(host)
-    torchrun = [
-        "-m",
-        "eighteen.training.torchrun",
-        "--nnodes",
-        f"{len(launch.at_work)}",
-        "--nproc-per-node",
-        f"{ranks}",
-    ]
-    torchrun += ["--rdzv-backend", "eighteen", "--rdzv-endpoint", f"{meet}:{port}"]
+    torchrun = ["-m", "eighteen.training.torchrun", "--rdzv-backend", "eighteen", "--rdzv-endpoint", f"{meet}:{port}"]
     torchrun += ["--rdzv-conf", f"rank={number},timeout={MEET_S}"]
+    torchrun += ["--nnodes", f"{len(launch.at_work)}", "--nproc-per-node", f"{ranks}"]
     # relative: it means the same on each machine, wherever its home is
     data = launch.dataset if launch.is_url else f"../../datasets/{launch.dataset}"
     if launch.run and (place := "runs" if is_there else copies_of(launch)):

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 NAMES = {"pillow": "PIL", "google-crc32c": "google_crc32c", "tomli-w": "tomli_w"}  # modules that are called otherwise
-DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # what fsspec needs for URLs
 
 
 def files() -> dict[str, Path]:
