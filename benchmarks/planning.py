@@ -1,15 +1,18 @@
 """Plans against reality: ``python benchmarks/planning.py CIFAR10 FASHION FLOWERS [--held-out]``, packed datasets.
 
-Each recipe is measured once on this machine, with its own sizes and batch, and planned for other ones, on 1 and 2
-ranks; then the same is really trained, as whole processes. Without --held-out these are the settings that the model of
-``advice.plan`` was made with, and with it those that were not looked at before it was done. Errors of time, and of how
-much faster 2 ranks are, go into ``results/planning-DATE.json``. The machine must be idle.
+Each recipe is measured on this machine, with its own sizes and batch, and planned for other ones, on 1 and 2 ranks;
+the same is really trained, as whole processes. Without --held-out these are the settings that the model of
+``advice.plan`` was made with, and with it those that were not looked at before it was done. As a machine's speed
+drifts, it is measured anew before and after each setting, and the mean of both plans counts; how far these are apart is
+told. Errors of time, and of how much faster 2 ranks are, go into ``results/planning-DATE.json``. The machine must be
+idle.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +29,7 @@ from eighteen.advice import planning
 from eighteen.advice.parts import Parts, figures
 from eighteen.advice.plan import Known, Plan, plans
 from eighteen.advice.rates import measured
+from eighteen.base import cache
 from eighteen.data import dataset as datasets
 from eighteen.data.dataset import Dataset
 from eighteen.training.resolve import resolve
@@ -62,12 +66,12 @@ HELD_OUT = (
 )
 
 
-def planned(dataset: Dataset, setting: Setting, parts: Parts) -> dict[int, Plan]:
+def planned(dataset: Dataset, setting: Setting, measured_parts: Parts) -> dict[int, Plan]:
     """By ranks."""
     how = {"epochs": setting.epochs, "batch": setting.batch, "changes": setting.changes}
     recipe = resolve(setting.recipe, dataset, say=lambda line: None, **how)
-    known = Known(measured(parts, basis="measured here"))
-    here = planning.machines_here(parts, known.here)
+    known = Known(measured(measured_parts, basis="measured here"))
+    here = planning.machines_here(measured_parts, known.here)
     made, _ = plans(planning.task_of(recipe, dataset), known, here, (), today=date.today())
     return {one.ranks: one for one in made}
 
@@ -83,34 +87,44 @@ def trained(data: Path, setting: Setting, ranks: int, folder: Path) -> float:
     return time.monotonic() - began
 
 
-def compared(data: Path, setting: Setting, parts: Parts, folder: Path) -> dict[str, Any]:
-    """What was planned and what it took, by ranks, and the errors."""
-    made = planned(datasets.open(data), setting, parts)
+def compared(data: Path, setting: Setting, before: Parts, folder: Path) -> tuple[dict[str, Any], Parts]:
+    """What was planned and what it took, by ranks, and the errors; what was measured afterwards."""
     took = {ranks: trained(data, setting, ranks, folder) for ranks in RANKS}
-    errors = {ranks: made[ranks].seconds.expected / took[ranks] - 1 for ranks in RANKS}
+    after = parts(data, setting.recipe, folder)
+    both = [planned(datasets.open(data), setting, one) for one in (before, after)]
+    foretold = {ranks: statistics.mean(made[ranks].seconds.expected for made in both) for ranks in RANKS}
+    drift = {ranks: both[1][ranks].seconds.expected / both[0][ranks].seconds.expected - 1 for ranks in RANKS}
+    errors = {ranks: foretold[ranks] / took[ranks] - 1 for ranks in RANKS}
     one, other = RANKS
-    scaling = (made[one].seconds.expected / made[other].seconds.expected) / (took[one] / took[other]) - 1
-    told = ", ".join(f"{ranks} ranks {took[ranks]:.1f} s ({errors[ranks]:+.1%})" for ranks in RANKS)
-    print(f"{setting}: {told}, scaling {scaling:+.1%}", flush=True)
-    plan = {ranks: {"seconds": asdict(made[ranks].seconds), "times": asdict(made[ranks].times)} for ranks in RANKS}
-    return {"setting": asdict(setting), "planned": plan, "took_s": took, "errors": errors, "scaling_error": scaling}
+    scaling = (foretold[one] / foretold[other]) / (took[one] / took[other]) - 1
+    told = [f"{n} ranks {took[n]:.1f} s ({errors[n]:+.1%}, plans {drift[n]:+.1%} apart)" for n in RANKS]
+    print(f"{setting}: {', '.join(told)}, scaling {scaling:+.1%}", flush=True)
+    plan = [{n: {"seconds": asdict(made[n].seconds), "times": asdict(made[n].times)} for n in RANKS} for made in both]
+    facts = {"setting": asdict(setting), "planned": plan, "foretold_s": foretold, "took_s": took, "drift": drift}
+    return facts | {"errors": errors, "scaling_error": scaling, "parts": [figures(before), figures(after)]}, after
+
+
+def parts(data: Path, recipe_name: str, folder: Path) -> Parts:
+    """Measured now, with the recipe's own sizes and batch."""
+    shutil.rmtree(cache.place("parts"), ignore_errors=True)
+    opened = datasets.open(data)
+    recipe = planning.undecided(resolve(recipe_name, opened, say=lambda line: None), recipe_name)
+    return planning.parts_here(recipe, opened, (), folder, lambda line: None, lambda *_: None)
 
 
 def main(folder: Path, *, datasets_by_name: dict[str, Path], is_held_out: bool) -> None:
-    settings, found, known = HELD_OUT if is_held_out else DEVELOPED, [], {}
-    for setting in settings:
+    found, known = list[dict[str, Any]](), dict[str, Parts]()
+    for setting in HELD_OUT if is_held_out else DEVELOPED:
         data = datasets_by_name[setting.dataset]
-        if setting.recipe not in known:
-            opened = datasets.open(data)
-            recipe = planning.undecided(resolve(setting.recipe, opened, say=print), setting.recipe)
-            known[setting.recipe] = planning.parts_here(recipe, opened, (), folder, print, lambda *_: None)
-        found.append(compared(data, setting, known[setting.recipe], folder))
+        before = known.get(setting.recipe) or parts(data, setting.recipe, folder)
+        facts, known[setting.recipe] = compared(data, setting, before, folder)
+        found.append(facts)
     errors = [abs(error) for one in found for error in one["errors"].values()]
     scaling = [abs(one["scaling_error"]) for one in found]
     summary = {"n": len(errors), "median_error": statistics.median(errors), "worst_error": max(errors)}
     summary |= {"median_scaling_error": statistics.median(scaling), "worst_scaling_error": max(scaling)}
     name = "planning" if is_held_out else "planning-developed"
-    record(name, summary=summary, runs=found, parts={name: figures(one) for name, one in known.items()})
+    record(name, summary=summary, runs=found)
     for what, is_kept in {
         f"median error {summary['median_error']:.1%} (<= {MEDIAN:.0%})": summary["median_error"] <= MEDIAN,
         f"worst error {summary['worst_error']:.1%} (<= {WORST:.0%})": summary["worst_error"] <= WORST,

@@ -40,7 +40,8 @@ def main(verb, *words):
     clusters = json.loads(CLUSTERS.read_text()) if CLUSTERS.exists() else {}
     if verb == "status":
         print("\x1b[2mFailed to connect to SkyPilot API server at somewhere. Starting a local server.\x1b[0m")
-        print(json.dumps([{"name": name, "status": status} for name, status in clusters.items()], indent=2))
+        facts = {"region": "us-east-1"}
+        print(json.dumps([{"name": name, "status": status, **facts} for name, status in clusters.items()], indent=2))
     elif verb == "down":
         if (HERE / "impatient").exists():  # somebody presses Ctrl-C once more
             os.kill(os.getppid(), signal.SIGINT)
@@ -70,7 +71,9 @@ def launch(words, clusters):
     settings = Path.home() / ".sky" / "generated" / "ssh"
     settings.mkdir(parents=True, exist_ok=True)
     names = [name, *(f"{name}-worker{number}" for number in range(1, task["num_nodes"]))]
-    told = [BLOCK.format(name=one, host=host) for one, host in zip(names, HOSTS, strict=False)]
+    taken = "".join((settings / other).read_text() for other in clusters.keys() - {name})
+    free = [host for host in HOSTS if f"HostName {host}\n" not in taken]
+    told = [BLOCK.format(name=one, host=host) for one, host in zip(names, free, strict=False)]
     (settings / name).write_text("".join(told))
     CLUSTERS.write_text(json.dumps(clusters | {name: "UP"}))
     if (HERE / "kill").exists():

@@ -1,8 +1,12 @@
-"""``real_sky.py FOLDER WORDS``: ``eighteen WORDS`` with SkyPilot itself, in a cloud whose cheapest zone has no machine.
+"""``real_sky.py rent|dry|whole FOLDER WORDS``: SkyPilot itself, in a cloud whose cheapest zone has no machine.
+
+rent: ``eighteen WORDS``, interrupted when it has machines
+dry: what ``eighteen WORDS --print`` shows, as a dry run on each cloud
+whole: ``eighteen WORDS``, which trains on hosts that moto's instances are; one is lost on the way
 
 Done in a network and among processes of its own, so that nothing outside is asked and nothing stays. The cloud is moto,
-behind a server that answers for prices with what was recorded, and refuses the cheapest zone. SkyPilot's home is in
-FOLDER; what it and the cloud were seen to do is written to FOLDER/seen.json.
+behind a server that answers for prices with what was recorded, and refuses the cheapest zone; of others there is what
+SkyPilot has on its disk. Its home is in FOLDER; what it and the cloud were seen to do is written to FOLDER/seen.json.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -28,13 +34,27 @@ from urllib.parse import parse_qs
 import boto3
 from recorded import Recorded, answer
 
+from eighteen.cloud import keys
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "cloudlab"))
+
+from instances import Instances
+from lab import DESK_ADDRESS, Lab, Launched
+
 ALONE = ("setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 REGIONS = ("us-east-1", "us-east-2", "us-west-2", "eu-west-1", "eu-north-1")
 INSTANCE, IMAGE = "g6.2xlarge", "ami-1e749f67"
 PRICES = {region: (f"0.{4 + number}", f"0.{4 + number}1") for number, region in enumerate(REGIONS)}  # zones a, b
 CHEAPEST = "us-east-1a"
 MOTO_PORT = 5000
-ENOUGH_S = 300.0
+ENOUGH_S, LONG_S = 300.0, 1200.0
+EIGHTEEN = (sys.executable, "-m", "eighteen")
+ENABLE = """
+from sky import global_user_state
+from sky.clouds import cloud
+for what in (cloud.CloudCapability.COMPUTE, cloud.CloudCapability.STORAGE):
+    global_user_state.set_enabled_clouds(["AWS", "GCP", "Azure"], what, "default")
+"""
 NONE_THERE = (
     "<Response><Errors><Error><Code>InsufficientInstanceCapacity</Code><Message>We currently do not have sufficient "
     "{instance} capacity in the Availability Zone you requested ({zone}).</Message></Error></Errors>"
@@ -181,29 +201,125 @@ def alive(moto: str) -> list[str]:
     return found
 
 
-def main(folder: Path, words: list[str]) -> None:
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    home, programs = folder / "home", Path(os.environ["EIGHTEEN_SKY"])
+def furnish_others(home: Path) -> None:
+    """Two clouds of which nothing answers: two places each, the second cheaper."""
+    catalogs, h100 = home / ".sky" / "catalogs" / "v8", {"AcceleratorName": "H100", "AcceleratorCount": 8.0}
+    size = {"vCPUs": 208.0, "MemoryGiB": 1872.0, "GpuInfo": ""}
+    rows = []
+    for zone, usd_h in (("us-central1-a", 25.0), ("us-east4-b", 21.0)):
+        where = {"Region": zone[:-2], "AvailabilityZone": zone, "Price": 88.25, "SpotPrice": usd_h}
+        rows += [{"InstanceType": "a3-highgpu-8g"} | h100 | size | where]
+        rows += [{"InstanceType": ""} | h100 | dict.fromkeys(size, "") | where | {"Price": 0.0, "SpotPrice": 0.0}]
+    _table(catalogs / "gcp" / "vms.csv", rows)
+    quota = {"Accelerator": "H100", "Region": "", "Regional": "", "Machine": ""}
+    _table(catalogs / "gcp" / "accelerator_quota_mapping.csv", [quota])
+    rows = [
+        {"InstanceType": "Standard_ND96isr_H100_v5"}
+        | h100
+        | size
+        | {"Price": 98.32, "SpotPrice": usd_h, "Region": region, "Generation": "V2"}
+        for region, usd_h in (("eastus", 40.0), ("westus2", 35.0))
+    ]
+    _table(catalogs / "azure" / "vms.csv", rows)
+    for cloud, image, tags in (
+        ("gcp", "projects/x/global/images/y", ("custom-gpu-ubuntu-2204", "custom-gpu-ubuntu-2204-cuda13")),
+        ("azure", "/CommunityGalleries/x/Images/y", ("custom-gpu-ubuntu-v2",)),
+    ):
+        facts = {"Region": "", "OS": "ubuntu", "OSVersion": "2204", "ImageId": image, "CreationDate": "20260101"}
+        rows = [{"Tag": f"skypilot:{tag}"} | facts | {"BaseImageId": ""} for tag in tags]
+        _table(catalogs / cloud / "images.csv", rows)
+    subprocess.run([str(Path(os.environ["EIGHTEEN_SKY"]) / "python"), "-c", ENABLE], check=True)
+
+
+@contextmanager
+def furnished(folder: Path, at: str = "127.0.0.1") -> Iterator[tuple[Cloud, str]]:
+    """All that SkyPilot needs, and moto's URL, at an address that is there."""
+    home, programs, moto = folder / "home", Path(os.environ["EIGHTEEN_SKY"]), f"http://{at}:{MOTO_PORT}"
     os.environ |= {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}", "AWS_EC2_METADATA_DISABLED": "true"}
     os.environ |= {"AWS_DEFAULT_REGION": REGIONS[0], "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
     os.environ |= {"AWS_ACCESS_KEY_ID": "lab", "AWS_SECRET_ACCESS_KEY": "lab"}
-    moto = f"http://127.0.0.1:{MOTO_PORT}"
     with (folder / "moto.log").open("w") as log:
-        subprocess.Popen([str(programs / "moto_server"), "-p", str(MOTO_PORT)], stdout=log, stderr=log)
+        subprocess.Popen([str(programs / "moto_server"), "-H", at, "-p", str(MOTO_PORT)], stdout=log, stderr=log)
     _wait(lambda: _answers(moto + "/moto-api/"))
     cloud = Cloud(moto)
     with listening(cloud) as url:
         os.environ["AWS_ENDPOINT_URL"] = url
         make_ready(moto)
         furnish(home, url, moto)
-        with (folder / "said.log").open("w") as said:
-            launch = subprocess.Popen([sys.executable, "-m", "eighteen", *words], stdout=said, stderr=said, cwd=folder)
-            _wait(lambda: cloud.has_given.is_set() or launch.poll() is not None)
-            before = alive(moto)
-            launch.send_signal(signal.SIGINT)
-            code = launch.wait(ENOUGH_S)
-        seen = {"began": cloud.began, "code": code, "before": before, "left": alive(moto)}
-        (folder / "seen.json").write_text(json.dumps(seen, indent=1))
+        yield cloud, moto
+
+
+def rent(folder: Path, words: list[str]) -> dict[str, Any]:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with furnished(folder) as (cloud, moto), (folder / "said.log").open("w") as said:
+        launch = subprocess.Popen([*EIGHTEEN, *words], stdout=said, stderr=said, cwd=folder)
+        _wait(lambda: cloud.has_given.is_set() or launch.poll() is not None)
+        before = alive(moto)
+        launch.send_signal(signal.SIGINT)
+        return {"began": cloud.began, "code": launch.wait(ENOUGH_S), "before": before, "left": alive(moto)}
+
+
+def dry(folder: Path, words: list[str]) -> dict[str, Any]:
+    """By cloud."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    found: dict[str, Any] = {}
+    with furnished(folder) as (cloud, moto):
+        furnish_others(folder / "home")
+        for name, gpu in {"aws": "L4", "gcp": "H100:8", "azure": "H100:8"}.items():
+            more = ["--cloud", name, "--gpu", gpu, "--print", "--price-usd-h", "80"]
+            shown = subprocess.run([*EIGHTEEN, *words, *more], stdout=subprocess.PIPE, text=True, check=True).stdout
+            command = shlex.split(next(line for line in shown.splitlines() if line.startswith("sky launch ")))
+            task, _ = json.JSONDecoder().raw_decode(shown, shown.index("{\n"))
+            Path(command[-1]).write_text(json.dumps(task))
+            for flag, settings in pairwise(command):
+                if flag == "--config":
+                    keys.make(Path(settings).parent)
+                    keys.settings(Path(settings).parent)
+            done = subprocess.run([*command, "--dryrun"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            found[name] = {"code": done.returncode, "said": done.stdout}
+        return found | {"began": cloud.began, "left": alive(moto)}
+
+
+def whole(folder: Path, words: list[str]) -> dict[str, Any]:
+    lab = Lab(folder / "lab", [])
+    lab.enter()
+    with furnished(folder, DESK_ADDRESS) as (cloud, moto):
+        ec2 = client("ec2", REGIONS[0], moto)
+        make_private(ec2)
+        settings = {"remote_identity": "LOCAL_CREDENTIALS", "use_internal_ips": True, "use_ssm": False}
+        (folder / "home" / ".sky" / "config.yaml").write_text(json.dumps({"aws": settings}))
+        instances = Instances(lab, ec2, Path(os.environ["EIGHTEEN_SKY_HOSTS"]))
+        launch = Launched(lab, [*EIGHTEEN, *words], cwd=folder)
+        launch.wait_for("  step ", limit_s=LONG_S)
+        _, lost = hosts = _of_launch(launch)["hosts"]
+        names = {host.address: name for name, host in lab.hosts.items()}
+        ec2.terminate_instances(InstanceIds=[names[lost]])
+        begins = launch.wait_for("renting 1 x")
+        launch.wait_for("  step ", since=launch.wait_for("attempt 3, on", since=begins, limit_s=LONG_S))
+        now = _of_launch(launch)["active"]
+        code = launch.end(signal.SIGINT)
+        (folder / "said.log").write_text(launch.said)
+        seen = {"began": cloud.began, "code": code, "hosts": hosts, "now": now, "left": alive(moto)}
+        instances.close()
+    lab.close()
+    return seen
+
+
+def _of_launch(launch: Launched) -> dict[str, Any]:
+    return json.loads((launch.run / "launch" / "launch.json").read_text())
+
+
+def make_private(ec2: Any) -> None:
+    """Networks whose addresses are the lab's, with no way out."""
+    for subnet in ec2.describe_subnets()["Subnets"]:
+        ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+    vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
+    ec2.associate_vpc_cidr_block(VpcId=vpc, CidrBlock="10.77.0.0/24")
+    table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    for number, zone in enumerate("ab"):
+        asked = {"CidrBlock": f"10.77.0.{64 * number}/26", "AvailabilityZone": REGIONS[0] + zone}
+        subnet = ec2.create_subnet(VpcId=vpc, **asked)["Subnet"]["SubnetId"]
+        ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
 
 
 def _wait(is_so: Any) -> None:
@@ -222,5 +338,9 @@ def _answers(url: str) -> bool:
     return True
 
 
+VERBS = {"rent": rent, "dry": dry, "whole": whole}
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    verb, folder, *rest = sys.argv[1:]
+    os.chdir(folder)
+    (Path(folder) / "seen.json").write_text(json.dumps(VERBS[verb](Path(folder), rest), indent=1))

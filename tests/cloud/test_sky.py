@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from launching import alive
+from launching import alive, power_off, until
 from recorded import Recorded, serving
 
 import eighteen
@@ -27,7 +30,8 @@ from eighteen.advice.quotes import Quote, Spot, as_in_table
 from eighteen.base import events
 from eighteen.base.errors import MachineError, UsageError
 from eighteen.cli import rental as rentals
-from eighteen.cloud import driver, launcher, sky
+from eighteen.cloud import driver, keys, launcher, sky
+from eighteen.cloud.renewal import Renewal
 from eighteen.cloud.sky import Node, Place, Rental, Wish, next_step
 
 DAY = datetime(2026, 11, 28, tzinfo=UTC)
@@ -46,7 +50,7 @@ RENT = ["--cloud", "aws", "--gpu", "L4", "--machines", "2", "--spot", "--procs",
         ("renting", "INIT", False, "rent"),  # or meanwhile: the same words go on
         ("renting", "UP", False, "reach"),  # or before it knew where they are
         ("rented", "UP", False, "reach"),
-        ("rented", "INIT", False, "rent"),  # one was taken back
+        ("rented", "INIT", False, "reach"),  # one was taken back: others are rented in its place
         ("rented", None, False, "rent"),  # all were
         ("returned", None, False, "rent"),
         ("wanted", None, True, "nothing"),
@@ -75,6 +79,63 @@ def test_skypilot_is_told_which_machines_until_when_and_whose_they_are():
     assert sky.task(by_gpu)["resources"]["accelerators"] == "H100:8"
     assert sky.task(by_gpu)["resources"]["infra"] == "aws/us-east-1"
     assert json.loads(sky.text(sky.task(RENTAL))) == sky.task(RENTAL)
+
+
+def test_others_in_place_of_the_lost_come_to_the_same_region_for_the_hours_that_are_left():
+    near = replace(EAST, zone="us-east-1b", usd_h=11.0)
+    rental = replace(RENTAL, places=[EAST, near, WEST], state="rented", others=["eighteen-photos-1-again-1"])
+    other = sky.instead(rental, 1, region="us-east-1", hours=3.5)
+    assert other.cluster == "eighteen-photos-1-again-2"
+    assert (other.wish.machines, other.places, other.state) == (1, [EAST, near], "wanted")
+    assert sky.task(other)["resources"]["autostop"]["idle_minutes"] == 210
+    chosen = sky.instead(replace(rental, places=[sky.by_hand(20.0, WISH)]), 1, region="eu-west-1", hours=-1)
+    assert sky.task(chosen)["resources"]["infra"] == "aws/eu-west-1"
+    assert sky.task(chosen)["resources"]["autostop"]["idle_minutes"] == 1
+    said = json.dumps([{"name": "eighteen-a", "status": "INIT", "region": "us-west-2"}])
+    assert (sky.region(said, "eighteen-a"), sky.region(said, "eighteen-b")) == ("us-west-2", None)
+
+
+def test_where_no_other_machine_is_to_be_had_it_is_said_and_tried_later(monkeypatch):
+    told, asked_for = list[str](), list[int]()
+
+    def get(launch, machines):
+        asked_for.append(machines)
+        if len(asked_for) == 1:
+            raise MachineError("rent", got="none in us-east-1a", need="one", hint="later")
+        return ["10.0.0.9"]
+
+    renewal, launch = Renewal(get, told.append), None
+    assert renewal.instead_of(0, launch) == []
+    until(lambda: renewal.instead_of(1, launch) or told, 5)
+    assert told == ["no other machine: none in us-east-1a; once more in 5 minutes"]
+    assert renewal.instead_of(1, launch) == []
+    later = time.monotonic() + 301
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert renewal.instead_of(2, launch) == []
+    renewal.wait()
+    assert renewal.instead_of(2, launch) == ["10.0.0.9"]
+    assert asked_for == [1, 2]
+
+
+def test_machines_get_their_key_when_they_boot_but_not_in_place_of_somebody_elses_wishes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "launch" / "ssh"
+    keys.make(folder)
+    login = (folder / "login").read_bytes()
+    keys.make(folder)
+    assert (folder / "login").read_bytes() == login
+    path = keys.settings(folder)
+    assert {one.stat().st_mode & 0o77 for one in (path, folder / "login", folder / "machines")} == {0}
+    ((shell, flag, script),) = json.loads(path.read_text())["aws"]["post_provision_runcmd"]
+    assert (shell, flag) == ("sh", "-c")
+    assert base64.b64decode(script.split()[3]) == (folder / "machines").read_bytes()
+    assert (keys.can_be_sent("aws"), keys.can_be_sent("gcp")) == (True, False)
+    (tmp_path / ".sky").mkdir()
+    (tmp_path / ".sky" / "config.yaml").write_text("aws:\n  post_provision_runcmd: [proxy]\n")
+    assert not keys.can_be_sent("aws")
+    keys.delete(folder)
+    assert [one.name for one in sorted(folder.iterdir())] == ["login.pub", "machines.pub"]
 
 
 def test_a_python_is_only_installed_where_nobody_named_one():
@@ -200,7 +261,6 @@ def test_the_estimate_tells_price_hours_and_since_when_it_stands():
 
 
 TASK = SimpleNamespace(schedule=SimpleNamespace(epochs=10.0))
-ASKED = rentals.Asked("aws", None, None, False, None, False, None, None, None, None, None, None, ())
 PLANS = [
     planned("this machine", 10.0, None),
     planned("slow", 3600.0, 1.0),
@@ -217,16 +277,16 @@ PLANS = [
         ({"cost": "$5"}, "middle"),  # the fastest that is cheap enough
         ({"cost": "$10"}, "fast"),
         ({"time": "2h", "cost": "$5"}, "slow"),
-        ({"time": "40m", "spot": True}, "fast"),
+        ({"time": "40m", "is_spot": True}, "fast"),
     ],
 )
 def test_machines_are_chosen_by_time_or_cost(changes, expected):
-    assert rentals.chosen(PLANS, replace(ASKED, **changes)).where == expected
+    assert rentals.chosen(PLANS, **changes).where == expected
 
 
 def test_no_machine_is_chosen_that_does_not_keep_to_the_limits():
     with pytest.raises(UsageError, match="none of 3 plans"):
-        rentals.chosen(PLANS, replace(ASKED, time="1m"))
+        rentals.chosen(PLANS, time="1m")
 
 
 @pytest.fixture
@@ -300,7 +360,8 @@ def test_machines_are_rented_trained_on_and_given_back(packed, cloud, tmp_path, 
     assert not left(cloud)
     settings = (path / "launch" / "ssh" / "config").read_text()
     assert "StrictHostKeyChecking yes" in settings
-    assert f'IdentityFile "{tmp_path}/home/.sky/key"' in settings
+    assert f'IdentityFile "{path / "launch" / "ssh" / "login"}"' in settings  # the launch's own, not SkyPilot's
+    assert not [*(path / "launch" / "ssh").glob("login")]  # which ends with it
     assert f'"{path / "launch" / "ssh" / "known_hosts"}"' in settings
     (task,) = [json.loads(line) for line in (cloud / "tasks.jsonl").read_text().splitlines()]
     assert task["resources"]["use_spot"]
@@ -453,6 +514,34 @@ def test_ctrl_c_saves_and_gives_back_and_the_same_command_goes_on(packed, cloud,
     assert verbs(cloud) == ["launch", "down", "launch", "down"]
 
 
+PATIENT = "import sys; from eighteen import cli; from eighteen.cloud import driver; driver.GONE_S = 1.0; "
+PATIENT += "sys.exit(cli.main(sys.argv[1:]))"
+
+
+def test_another_machine_is_rented_in_place_of_one_that_is_lost_and_taken_in(packed, cloud, tmp_path):
+    (tmp_path / "machines" / "127.0.0.2").mkdir()
+    command = [sys.executable, "-c", PATIENT, *rented(packed, "--yes", "--epochs", "200", "--no-preflight")]
+    launch = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(launch, "  step ")
+    (path,) = (tmp_path / "runs").iterdir()
+    hosts = json.loads((path / "launch" / "launch.json").read_text())["hosts"]
+    assert hosts == ["localhost", "127.0.0.2"]
+    power_off(tmp_path / "machines" / "127.0.0.2")
+    wait_for(launch, "renting 1 x")
+    wait_for(launch, "stopping to go on with 127.0.0.1")
+    wait_for(launch, "on localhost and 127.0.0.1")
+    wait_for(launch, "  step ")
+    assert len(left(cloud)) == 2
+    launch.terminate()
+    launch.communicate()
+    assert not left(cloud)
+    assert verbs(cloud) == ["launch", "launch", "down"]
+    assert json.loads((path / "launch" / "launch.json").read_text())["hosts"] == ["localhost", "127.0.0.1"]
+    first, second = [json.loads(line) for line in (cloud / "tasks.jsonl").read_text().splitlines()]
+    assert second["name"] == f"{first['name']}-again-1"
+    assert (first["num_nodes"], second["num_nodes"]) == (2, 1)
+
+
 def test_machines_stay_if_that_is_asked_for_until_a_sweep(packed, cloud, untrained, tmp_path, capsys):
     (cloud / "clusters.json").write_text('{"mine": "UP"}')
     assert cli.main(rented(packed, "--yes", "--keep")) == 0
@@ -489,6 +578,24 @@ def test_the_planner_chooses_machines_by_time(packed, cloud, tmp_path, monkeypat
     shown = capsys.readouterr().out
     assert f'"instance_type": "{rows[1].instance}"' in shown
     assert "expected: 0.25 h" in shown
+
+
+def test_the_commands_at_the_head_of_the_page_do_as_it_says(packed, cloud, untrained, tmp_path, monkeypatch):
+    shutil.copytree(packed.path, "photos.e18")
+    plans = [planned(offers()[0].name, 900.0, 3.0)]
+    monkeypatch.setattr(rentals, "_planned", lambda *asked: SimpleNamespace(plans=plans, task=TASK))
+    page = (Path(__file__).parents[2] / "docs" / "clouds.md").read_text()
+    typed = [shlex.split(line, comments=True) for line in page.partition("```\n")[2].partition("```")[0].splitlines()]
+    for program, *words in typed:
+        assert program == "eighteen"
+        is_asked = words[0] == "launch" and not {"--yes", "--print"} & {*words}
+        run = max((tmp_path / "runs").glob("*"), default=None)
+        assert cli.main([word.replace("runs/NAME", str(run)) for word in words] + ["--yes"] * is_asked) == 0
+        assert not left(cloud)
+    assert verbs(cloud) == ["launch", "down"] * 3
+    tasks = [json.loads(line)["resources"] for line in (cloud / "tasks.jsonl").read_text().splitlines()]
+    assert [task["use_spot"] for task in tasks] == [True, True, False]
+    assert [task["autostop"]["idle_minutes"] for task in tasks] == [24 * 60, 120, 24 * 60]
 
 
 def wait_for(process, text):

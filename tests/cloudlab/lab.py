@@ -69,7 +69,7 @@ ip link set eth0 up
 memory 755 "$LAB/disk"
 root=$LAB/disk/root
 mkdir "$root"
-over / "$LAB/disk" "$root"
+over "$BASE" "$LAB/disk" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
@@ -82,7 +82,7 @@ for place in $SHOWN; do mkdir -p "$root$place"; mount --bind -o ro "$place" "$ro
 for place in $HIDDEN; do rm -rf "$root$place"; done
 cat "$LAB/names" >"$root/etc/hosts"
 cp "$LAB"/etc/* "$root/etc/ssh"
-chroot "$root" useradd --create-home --password '*' --shell /bin/bash "$WHO"
+chroot "$root" useradd --create-home --password '*' --shell /bin/bash ${ID:+--uid "$ID"} "$WHO"
 install -D -m 600 -t "$root/home/$WHO/.ssh" "$LAB"/authorized_keys
 chroot "$root" chown -R "$WHO" "/home/$WHO/.ssh"
 chroot "$root" sh -c "$AT_BOOT"
@@ -91,7 +91,7 @@ exec chroot "$root" /usr/sbin/sshd -D -e -f /etc/ssh/lab
 """
 SSHD = """Port 22
 ListenAddress {address}
-HostKey /etc/ssh/key
+HostKey /etc/ssh/ssh_host_ed25519_key
 AuthorizedKeysFile .ssh/authorized_keys
 PasswordAuthentication no
 PermitRootLogin no
@@ -150,6 +150,10 @@ class Lab:
         more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | more
         return subprocess.Popen(self.words(command, cwd=cwd), text=True, **more)
 
+    def enter(self) -> None:
+        """This thread, and those that it begins, have the desk's network from now on."""
+        _enter(self._desk)
+
     def listen(self, port: int) -> socket.socket:
         """A socket of this process at an address of the desk's that hosts reach."""
         return _listen(self._desk, DESK_ADDRESS, port)
@@ -157,6 +161,13 @@ class Lab:
     def boot(self) -> None:
         for host in self.hosts.values():
             host.boot()
+
+    def add(self, name: str, address: str) -> Host:
+        """One more, which is not yet booted; those that run do not know its name."""
+        self.hosts[name] = Host(self, name, address)
+        with (self.folder / "names").open("a") as names:
+            names.write(f"{address} {name}\n")
+        return self.hosts[name]
 
     def close(self) -> None:
         for host in self.hosts.values():
@@ -167,26 +178,37 @@ class Lab:
 class Host:
     """One machine. It keeps its name, address and host key, and nothing else, when it is powered off and booted again.
 
-    at_boot: what root's shell does there before anybody can log in
+    at_boot: what root's shell does there before anybody can log in      base: what its disk lies over
+    user, user_id: who may log in; "": any number      keys: with others than the lab's
     shown: folders of this machine that it has as well, though they lie in a place of which it has its own
     """
 
     def __init__(self, lab: Lab, name: str, address: str) -> None:
-        self.name, self.address, self.at_boot, self.shown = name, address, "true", list[Path]()
+        self.name, self.address, self.user, self.user_id = name, address, USER, ""
+        self.at_boot, self.base, self.shown, self.keys = "true", "/", list[Path](), list[str]()
         self._lab, self._process = lab, None
         self._folder = lab.folder / name
         (self._folder / "etc").mkdir(parents=True)
-        _key(self._folder / "etc" / "key")
+        _key(self._folder / "etc" / "ssh_host_ed25519_key")
         (self._folder / "etc" / "lab").write_text(SSHD.format(address=address))
 
     def key(self) -> str:
-        return " ".join((self._folder / "etc" / "key.pub").read_text().split()[:2])
+        return " ".join((self._folder / "etc" / "ssh_host_ed25519_key.pub").read_text().split()[:2])
 
     def boot(self) -> None:
         """Until one can log in."""
+        self.start()
+        done = self.ssh("true", options=["-o", "ConnectionAttempts=20"])
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Until sshd does."""
         for name in ("names", "authorized_keys"):
             shutil.copy(self._lab.folder / name, self._folder)
-        facts = {"NAME": self.name, "ADDRESS": self.address, "WHO": USER, "AT_BOOT": self.at_boot, "HIDDEN": _hidden()}
+        with (self._folder / "authorized_keys").open("a") as known:
+            known.writelines(f"{key}\n" for key in self.keys)
+        facts = {"NAME": self.name, "ADDRESS": self.address, "WHO": self.user, "AT_BOOT": self.at_boot}
+        facts |= {"ID": self.user_id, "BASE": self.base, "HIDDEN": _hidden()}
         facts["SHOWN"] = shlex.join(map(str, self.shown))
         self._process = _started(NEW_HOST, HOST, self._folder, facts, "waits for its link")
         link = ["ip", "link", "add", self._link(), "type", "veth", "peer", "name", "eth0", "netns"]
@@ -196,8 +218,6 @@ class Host:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         _read_until(self._process, "ready")
-        done = self.ssh("true", options=["-o", "ConnectionAttempts=20"])
-        assert done.returncode == 0, done.stderr
 
     def power_off(self) -> None:
         """As if somebody had pulled the plug: nobody is told, and nothing of it stays."""
@@ -226,6 +246,13 @@ class Host:
     def ssh(self, command: str, *, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         """Done there by the user's shell."""
         return self._lab.run(["ssh", "-o", "BatchMode=yes", *options, self.name, command])
+
+    def as_root(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Done there by root's shell, as what a cloud has a machine do."""
+        assert self._process
+        words = [*_inside(self._process), f"--pid=/proc/{self._process.pid}/ns/pid_for_children"]
+        words += ["chroot", str(self._folder / "disk" / "root"), "sh", "-c", command]
+        return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GIVE_UP_S)
 
     def everything(self) -> list[int]:
         """All processes there, as this machine counts them."""
@@ -313,13 +340,13 @@ class Launched:
         """When it printed the first line with this text."""
         return next((when for when, line in [*self._lines] if when > since and text in line), None)
 
-    def wait_for(self, text: str, since: float = 0.0) -> float:
+    def wait_for(self, text: str, since: float = 0.0, limit_s: float = GIVE_UP_S) -> float:
         """When it printed that, as soon as it has."""
 
         def has_come() -> bool:
             return self.line(text, since) is not None or not self._thread.is_alive()
 
-        wait_until(has_come)
+        wait_until(has_come, limit_s=limit_s)
         found = self.line(text, since)
         assert found is not None, f"it ended without {text!r}:\n{self.said}"
         return found
@@ -396,13 +423,17 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _listen(process: subprocess.Popen[str], address: str, port: int) -> socket.socket:
     def listen() -> socket.socket:
-        with open(f"/proc/{process.pid}/ns/net") as net:
-            if ctypes.CDLL(None, use_errno=True).setns(net.fileno(), NEW_NET):
-                raise OSError(ctypes.get_errno(), "setns")
+        _enter(process)
         return socket.create_server((address, port))
 
     with ThreadPoolExecutor(1) as threads:  # one of its own, which alone is there, and ends
         return threads.submit(listen).result()
+
+
+def _enter(process: subprocess.Popen[str]) -> None:
+    with open(f"/proc/{process.pid}/ns/net") as net:
+        if ctypes.CDLL(None, use_errno=True).setns(net.fileno(), NEW_NET):
+            raise OSError(ctypes.get_errno(), "setns")
 
 
 def _inside(process: subprocess.Popen[str]) -> list[str]:

@@ -7,37 +7,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError
-from eighteen.cli.app import Changes, app, console
+from eighteen.cli.app import app, console
+from eighteen.cli.launch_options import Ending, Flag, Renting, Slurm, Training, given
 
 if TYPE_CHECKING:
     from eighteen.base.events import OnEvent
     from eighteen.base.rundir import RunDir
     from eighteen.cloud.sky import Rental
 
-# What only some ways to get machines have a use for.
+# What only some ways to get machines have a use for, beside groups of options.
 FITTING = {
     "--machines": ("--slurm", "--cloud"),
-    "--hours": ("--slurm",),
-    "--sbatch": ("--slurm",),
-    "--gpu": ("--cloud",),
-    "--spot": ("--cloud",),
-    "--region": ("--cloud",),
-    "--cheapest": ("--cloud",),
-    "--prices": ("--cloud",),
-    "--measured": ("--cloud",),
-    "--yes": ("--cloud",),
-    "--keep": ("--cloud",),
-    "--managed": ("--cloud",),
     "--python": ("--hosts", "--cloud"),
-    "--max-hours": ("--hosts", "--cloud"),
-    "--max-cost": ("--hosts", "--cloud"),
-    "--after-success": ("--hosts", "--cloud"),
-    "--after-failure": ("--hosts", "--cloud"),
     "--power-off": ("--hosts",),
 }
 
@@ -50,43 +36,18 @@ def launch(
     slurm: str | None = None,
     cloud: str | None = None,
     machines: int | None = None,
-    hours: float | None = None,
-    sbatch: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
-    gpu: str | None = None,
-    spot: Annotated[bool, Parameter(negative="")] = False,
-    region: str | None = None,
-    cheapest: Annotated[bool, Parameter(negative="")] = False,
-    prices: Path | None = None,
-    measured: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
-    yes: Annotated[bool, Parameter(negative="")] = False,
-    keep: Annotated[bool, Parameter(negative="")] = False,
-    managed: Annotated[bool, Parameter(negative="")] = False,
-    python: str | None = None,
     gpus: int | None = None,
     procs: int | None = None,
-    recipe: str = "auto",
-    model: str | None = None,
-    epochs: float | None = None,
-    batch: int | None = None,
-    set_: Changes = (),
-    time: str | None = None,
-    until: str | None = None,
-    cost: str | None = None,
-    price_usd_h: float | None = None,
-    checkpoint_to: str | None = None,
-    stage: Literal["stream", "first"] | None = None,
-    warm: Annotated[bool, Parameter(negative="")] = False,
-    disk_max: str | None = None,
-    max_hours: float | None = None,
-    max_cost: str | None = None,
-    after_success: str | None = None,
-    after_failure: str | None = None,
-    power_off: Annotated[bool, Parameter(negative="")] = False,
+    python: str | None = None,
     name: str | None = None,
     runs_dir: Path = Path("runs"),
-    new: Annotated[bool, Parameter(negative="")] = False,
+    new: Flag = False,
     preflight: bool = True,
     print_: Annotated[bool, Parameter(name="--print", negative="")] = False,
+    training: Training = Training(),  # noqa: B008  # which cannot change
+    on_slurm: Slurm = Slurm(),  # noqa: B008
+    renting: Renting = Renting(),  # noqa: B008
+    ending: Ending = Ending(),  # noqa: B008
 ) -> None:
     """Train on several machines, and bring the run home.
 
@@ -105,41 +66,9 @@ def launch(
         cloud: Rent machines there: aws, gcp, azure, or another that SkyPilot knows.
         machines: How many of Slurm's, 1 if left out; or to rent, if left out as eighteen plan would choose by --time or
             --cost.
-        gpu: Of each machine that is rented, e.g. H100:8; left out, as --machines.
-        spot: Cheaper ones, which may be taken back.
-        region: Only there, e.g. us-east-1.
-        cheapest: Ask for the cheapest place by name, and for the next if it has none.
-        prices: A CSV table of offers, instead of the one that comes with the program.
-        measured: What eighteen bench --json wrote, to tell what the run will take. May be several.
-        yes: Rent without being asked whether the price is right.
-        keep: Leave the machines rented at the end, or after Ctrl-C.
-        managed: Let SkyPilot look after it, as one of its managed jobs: it rents anew where machines are lost, and
-            training goes on from --checkpoint-to. Needs a dataset at a URL.
-        hours: Slurm's time limit, after which the job is saved and goes back into the queue; if left out a quarter of
-            an hour more than --time, or else the partition's.
-        sbatch: An option of sbatch, e.g. account=vision or cpus-per-task=8. May be repeated.
-        python: Of the machines, 3.11 or newer: python3, or one that is installed on machines that are rented.
         gpus: Ranks on each machine, one a GPU; all its GPUs if left out, but with --slurm one rank.
         procs: Ranks on each machine, as CPU processes.
-        recipe: A recipe by name, a TOML file, or auto, which picks one for the data and the machines.
-        model: A timm name, or package.module:function.
-        epochs: Stretch the recipe to this many.
-        batch: The global batch of the first phase; the others and the learning rate follow.
-        set_: Change the recipe: a.b=value. May be repeated.
-        time: How long all may take, e.g. 18m.
-        until: End with the first evaluation as good as this, e.g. top1=0.93.
-        cost: What all may cost, e.g. '$2', by --price-usd-h.
-        price_usd_h: Of all machines together, in dollars an hour.
-        checkpoint_to: Copy each checkpoint there as well: a path that all machines see, or a URL of fsspec.
-        stage: Of a dataset at a URL: stream, train as soon as its first shards are there, or first, when all are.
-        warm: Also read the shards that are on the machines already into their memory.
-        disk_max: The most that all datasets from URLs may take on each machine, e.g. 50GB.
-        max_hours: After so many hours all is saved and ended, by the machines themselves; 24 if they are rented.
-        max_cost: The same in dollars, e.g. '$40', by what is rented or by --price-usd-h.
-        after_success: When the machines end what is left, e.g. stop:10m; keep: not at all.
-        after_failure: The same after a failure, or where this program is gone before training began: stop:60m.
-        power_off: Then the machines power off; 10 minutes after success and 60 after a failure, if left out. Rented
-            ones always do.
+        python: Of the machines, 3.11 or newer: python3, or one that is installed on machines that are rented.
         name: Of the run; NAME-UTC is its folder.
         runs_dir: Where runs lie.
         new: Begin a new launch, also where one of the same command could go on.
@@ -153,72 +82,59 @@ def launch(
     from eighteen.cloud.limits import limits
 
     way = _only({"--hosts": hosts, "--slurm": slurm, "--cloud": cloud})
-    theirs = {"--machines": machines, "--hours": hours, "--sbatch": sbatch, "--gpu": gpu, "--spot": spot}
-    theirs |= {"--region": region, "--cheapest": cheapest, "--prices": prices, "--measured": measured, "--yes": yes}
-    theirs |= {"--managed": managed, "--keep": keep, "--python": python, "--max-hours": max_hours}
-    theirs |= {"--max-cost": max_cost, "--after-success": after_success, "--after-failure": after_failure}
-    theirs |= {"--power-off": power_off}
-    _require_fitting(way, theirs)
+    _require_fitting(way, {"--machines": machines, "--python": python}, on_slurm, renting, ending)
     if gpus is not None and procs is not None:
         need, hint = "one of them", "--gpus for GPUs, --procs for CPU processes"
         raise UsageError("launch", got="both --gpus and --procs", need=need, hint=hint)
-    for flag, value in {"--keep": keep, "--after-success": after_success, "--after-failure": after_failure}.items():
-        if managed and value:
-            need = "--managed without it: SkyPilot gives the machines back as soon as a job has ended"
-            raise UsageError("launch --managed", got=flag, need=need, hint=f"leave out {flag}")
+    managed, max_hours, price_usd_h = renting.managed, ending.max_hours, training.price_usd_h
+    kept = {"--keep": renting.keep, "--after-success": ending.after_success, "--after-failure": ending.after_failure}
+    for flag in (flag for flag, value in kept.items() if value and managed):
+        need = "--managed without it: SkyPilot gives the machines back as soon as a job has ended"
+        raise UsageError("launch --managed", got=flag, need=need, hint=f"leave out {flag}")
     ranks = gpus if gpus is not None else procs
     if ranks is not None and ranks < 1:
         raise UsageError("--gpus", got=str(ranks), need="1 or more", hint="--gpus 8")
-    file = Path(recipe) if recipe.endswith(".toml") else None
-    if file is not None and not file.is_file():
-        raise UsageError(f"launch with {recipe}", got="nothing there", need="a recipe", hint="eighteen recipes")
-    if recipe != "auto":  # what is wrong in it is said here, and not by each machine
-        recipes.load(recipe, model=model, epochs=epochs, batch=batch, changes=set_, side=32)
-    given = {"--model": model, "--epochs": epochs, "--batch": batch, "--time": time, "--until": until}
-    given |= {"--cost": cost, "--price-usd-h": price_usd_h, "--checkpoint-to": checkpoint_to}
-    given |= {"--stage": stage, "--disk-max": disk_max}
-    given |= {} if file else {"--recipe": recipe}
-    words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    words += [word for change in set_ for word in ("--set", change)] + ["--warm"] * warm
-    asked: dict[str, Any] = {"words": words, "recipe": file, "name": name}
+    if training.file is not None and not training.file.is_file():
+        got, hint = "nothing there", "eighteen recipes"
+        raise UsageError(f"launch with {training.recipe}", got=got, need="a recipe", hint=hint)
+    of_recipe = {"epochs": training.epochs, "batch": training.batch, "changes": training.set_}
+    if training.recipe != "auto":  # what is wrong in it is said here, and not by each machine
+        recipes.load(training.recipe, model=training.model, **of_recipe, side=32)
+    asked: dict[str, Any] = {"words": training.words, "recipe": training.file, "name": name}
     if slurm is not None:
         asked |= {"partition": slurm, "machines": 1 if machines is None else machines, "gpus": gpus, "procs": procs}
-        asked |= {"hours": hours, "time_": time, "sbatch": sbatch}
+        asked |= {"hours": on_slurm.hours, "time_": training.time, "sbatch": on_slurm.sbatch}
         begun = _by_slurm(data, asked, runs_dir=runs_dir, new=new, is_shown=print_)
     else:
         asked |= {"machines": hosts or "", "python": python or ("python3" if hosts else sky.OWN_PYTHON)}
-        asked |= {"ranks": ranks or 0, "power_off": power_off or (cloud is not None and not managed)}
+        asked |= {"ranks": ranks or 0, "power_off": ending.power_off or (cloud is not None and not managed)}
         if managed:
-            managing.require_urls(data, words)
+            managing.require_urls(data, training.words)
         rental = None
         if cloud is not None:
-            place = {"spot": spot, "region": region, "cheapest": cheapest, "managed": managed}
-            money = {"time": time, "cost": cost, "price_usd_h": price_usd_h, "max_hours": max_hours}
-            money |= {"max_cost": max_cost, "prices": prices, "measured": measured}
-            wish = rentals.Asked(cloud, gpu, machines, **place, **money)
+            wish = rentals.Asked(cloud, machines, renting, training, ending)
             rentals.check(wish)
-            training = {"recipe": recipe, "epochs": epochs, "batch": batch, "changes": set_}
             asked["rent"] = wish.words
             where = None if new else runs_dir
-            rental = rentals.agreed(wish, data, asked, training, runs_dir=where, is_agreed=yes, is_shown=print_)
+            recipe = {"recipe": training.recipe, **of_recipe}
+            rental = rentals.agreed(wish, data, asked, recipe, runs_dir=where, is_shown=print_)
             if rental is None:
                 return
-            price_usd_h = rental.usd_h
+            price_usd_h, max_hours = rental.usd_h, max_hours or rental.hours
         asked["limits"] = limits(
             max_hours=max_hours,
-            max_cost=max_cost,
+            max_cost=ending.max_cost,
             price_usd_h=price_usd_h,
-            after_success=after_success,
-            after_failure=after_failure,
+            after_success=ending.after_success,
+            after_failure=ending.after_failure,
             power_off=asked["power_off"],
         )
         if managed:
             assert rental, "it was agreed to"
             _follow(_by_skypilot(data, asked, rental, runs_dir=runs_dir, new=new))
             return
-        begun = _on_machines(
-            data, asked, rental, runs_dir=runs_dir, new=new, is_shown=print_, is_kept=keep, has_preflight=preflight
-        )
+        how = {"is_shown": print_, "is_kept": renting.keep, "has_preflight": preflight}
+        begun = _on_machines(data, asked, rental, runs_dir=runs_dir, new=new, **how)
     if begun is not None:
         _follow(begun)
 
@@ -281,10 +197,11 @@ def _on_machines(
 
     def follow(*, on_event: OnEvent, say: Callable[[str], object]) -> None:
         with ExitStack() as stack:
-            there = wanted
+            there, renewal = wanted, None
             if rental is not None:
-                there = stack.enter_context(rent.rented(run, wanted, is_kept=is_kept, say=say))
-            launcher.follow(run, there, local, on_event=on_event, say=say, has_preflight=has_preflight)
+                there, renewal = stack.enter_context(rent.rented(run, wanted, is_kept=is_kept, say=say))
+            how = {"on_event": on_event, "say": say, "has_preflight": has_preflight, "renewal": renewal}
+            launcher.follow(run, there, local, **how)
 
     ends = described(wanted.limits, began=wanted.began, power_off=wanted.power_off) if wanted.limits else None
     return Begun(run, follow, ends, is_left=rental is None or is_kept)
@@ -316,8 +233,11 @@ def _only(ways: Mapping[str, str | None]) -> str:
     return given[0]
 
 
-def _require_fitting(way: str, given: Mapping[str, object]) -> None:
-    for flag, ways in FITTING.items():
-        if given[flag] not in (None, False, ()) and way not in ways:
-            need = f"it with {' or '.join(ways)} only"
+def _require_fitting(way: str, own: Mapping[str, object], *groups: object) -> None:
+    fitting = {Slurm: ("--slurm",), Renting: ("--cloud",), Ending: ("--hosts", "--cloud")}
+    ways = {flag: fitting[type(group)] for group in groups for flag in given(group)}
+    ways |= {flag: FITTING[flag] for flag in (*own, "--power-off") if own.get(flag) is not None or flag in ways}
+    for flag, fits in ways.items():
+        if way not in fits:
+            need = f"it with {' or '.join(fits)} only"
             raise UsageError(f"launch {way}", got=flag, need=need, hint=f"leave out {flag}")

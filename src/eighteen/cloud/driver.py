@@ -34,12 +34,14 @@ from eighteen.cloud.launch import (
     words_of,
 )
 from eighteen.cloud.remote import LONG_S, Remote, Silent
+from eighteen.cloud.renewal import Renewal
 from eighteen.data.shards import sha256_of
 
 POLL_S = 2.0
 LOST_S = 10.0  # that a machine may be silent for, before those that are left begin again without it
 STILL_S = 40.0  # that a run may tell of nothing while a machine is silent, or as long as it has before
 SILENT_S = 60.0  # that all may be, or one that the first attempt waits for, before the launch gives up
+GONE_S = 60.0  # after which another is rented in its place
 MARGIN_BYTES = 2**31  # for packages and checkpoints, beside the dataset
 
 Say = Callable[[str], object]
@@ -49,6 +51,7 @@ class Driver:
     """One launch.
 
     dataset: here, to be sent; None if the machines get it from a URL      has_preflight: before training begins
+    renewal: gets others in place of machines that are gone, if anybody can
     """
 
     def __init__(
@@ -60,8 +63,9 @@ class Driver:
         on_event: OnEvent | None,
         say: Say,
         has_preflight: bool = True,
+        renewal: Renewal | None = None,
     ) -> None:
-        self.launch, self._has_preflight = launch, has_preflight
+        self.launch, self._has_preflight, self._renewal = launch, has_preflight, renewal
         self._run, self._dataset, self._on_event, self._say = run, dataset, on_event, say
         self._remotes = remotes(launch)
         self._silent_since: dict[str, float] = {}
@@ -78,6 +82,7 @@ class Driver:
         with ThreadPoolExecutor(len(self._remotes)) as threads:
             while True:
                 self._require_done()  # before the look, which then shows what they did
+                self._renew()
                 seen = self._look()
                 self._require_heard(seen)
                 self._require_open()
@@ -99,6 +104,15 @@ class Driver:
                     if action.verb not in ("wait", "take_in") and action.host not in self._busy:
                         self._busy[action.host] = threads.submit(self._act, action, seen)
                 wait(self._busy.values(), POLL_S) if self._busy else time.sleep(POLL_S)
+
+    def _renew(self) -> None:
+        """Others in place of machines without which training goes on."""
+        gone = sorted(self._silent_for(GONE_S).intersection(self.launch.hosts).difference(self.launch.at_work))
+        if self._renewal and (new := self._renewal.instead_of(len(gone), self.launch)):
+            hosts = [one for one in self.launch.hosts if one not in gone[: len(new)]] + new
+            self._keep(replace(self.launch, hosts=hosts))
+            self._remotes = remotes(self.launch)
+            self._silent_since = {host: since for host, since in self._silent_since.items() if host in hosts}
 
     def _ask_to_stop(self) -> None:
         """So that all begin again with those that join."""

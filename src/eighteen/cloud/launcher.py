@@ -20,6 +20,7 @@ from eighteen.cloud.hosts import hosts
 from eighteen.cloud.launch import STAYS, Launch, Seen, words_of
 from eighteen.cloud.limits import Limits, described
 from eighteen.cloud.preflight import Report
+from eighteen.cloud.renewal import Renewal
 from eighteen.data import dataset as datasets
 from eighteen.data.places import absolute, is_url
 
@@ -117,12 +118,13 @@ def follow(
     on_event: OnEvent | None,
     say: Say,
     has_preflight: bool = True,
+    renewal: Renewal | None = None,
 ) -> None:
     """Do all that is left to do, until the run has ended and lies here.
 
     Raises what ``eighteen train`` would: Stopped, Diverged, BudgetSpent; MachineError if a machine failed.
     """
-    does = driver.Driver(run, launch, dataset, on_event=on_event, say=say, has_preflight=has_preflight)
+    does = driver.Driver(run, launch, dataset, on_event=on_event, say=say, has_preflight=has_preflight, renewal=renewal)
     seen = does.drive()
     does.fetch()
     reason = (run.end() or {}).get("reason") if run.events.exists() else None

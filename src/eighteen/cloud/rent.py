@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -24,9 +25,10 @@ from typing import IO
 from eighteen.base.errors import MachineError
 from eighteen.base.files import write_atomic, write_json
 from eighteen.base.rundir import RunDir, stamp
-from eighteen.cloud import driver, sky
+from eighteen.cloud import driver, keys, sky
 from eighteen.cloud.launch import Launch, copies_of
 from eighteen.cloud.remote import OPTIONS
+from eighteen.cloud.renewal import Renewal
 from eighteen.cloud.sky import Node, Place, Rental, Wish
 
 INSTALL = "uv tool install --python 3.11 'skypilot[aws]==0.14.1'"
@@ -35,8 +37,18 @@ SETTINGS = Path("launch", "ssh", "config")  # in a run's folder
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAVE_S = 120.0  # that saving may take, before machines are given back
 TAIL = 15  # lines of what it said, where it failed
-# a machine's own address among its peers; nothing is sent to 192.0.2.1, which is nobody's
-ADDRESS = "import socket as s; o = s.socket(2, 2); o.connect(('192.0.2.1', 9)); print(o.getsockname()[0])"
+KEY_S = 60.0  # that a machine which has booted may take to show the key that it was given
+# Lets a key in, and tells a machine's own address among its peers; nothing is sent to 192.0.2.1, which is nobody's.
+LET_IN = """
+import pathlib, socket, sys
+keys = pathlib.Path.home() / ".ssh/authorized_keys"
+known = keys.read_text() if keys.exists() else ""
+if sys.argv[1] not in known:
+    keys.write_text(f"{known.rstrip()}\\n{sys.argv[1]}\\n".lstrip())
+other = socket.socket(type=socket.SOCK_DGRAM)
+other.connect(("192.0.2.1", 9))
+print(other.getsockname()[0])
+"""
 
 Say = Callable[[str], object]
 
@@ -59,17 +71,18 @@ def known(run: RunDir) -> Rental | None:
 
 
 @contextmanager
-def rented(run: RunDir, launch: Launch, *, is_kept: bool, say: Say) -> Iterator[Launch]:
+def rented(run: RunDir, launch: Launch, *, is_kept: bool, say: Say) -> Iterator[tuple[Launch, Renewal]]:
     """The launch on machines that are rented, now or already; they are given back at the end, if not ``is_kept``.
 
     A request to end (SIGTERM, or a terminal that closes) gives them back as Ctrl-C does; then none is heard any more.
     Raises MachineError without SkyPilot, if it cannot rent, or if no place has the machines.
     """
     before = {one: signal.signal(one, signal.default_int_handler) for one in ENDINGS}
+    renewal = Renewal(partial(others, run, say=say), say)
     try:
         launch = _reached(run, launch, say)
         try:
-            yield launch
+            yield launch, renewal
         except BaseException:
             if not is_kept:
                 _save(run, launch, say)
@@ -78,6 +91,7 @@ def rented(run: RunDir, launch: Launch, *, is_kept: bool, say: Say) -> Iterator[
         for one in ENDINGS:  # a second Ctrl-C would leave the machines to their last hour
             signal.signal(one, signal.SIG_IGN)
         try:
+            renewal.wait()
             if is_kept:
                 say(f"the machines stay rented; eighteen down {run.path} gives them back")
             else:
@@ -105,9 +119,11 @@ def give_back(run: RunDir, say: Say) -> None:
     rental = known(run)
     assert rental, "of a run that rents"
     if sky.next_step(rental.state, _there(rental), is_over=True) == "give_back":
-        say(f"giving back {rental.cluster}; wait for it")
-        _down(rental)
-    keep(run, replace(rental, state="returned"))
+        names = [rental.cluster, *rental.others]
+        say(f"giving back {' and '.join(names)}; wait for it")
+        ask(sky.return_words(*names))
+    keys.delete(_ssh(run))
+    keep(run, replace(rental, state="returned", others=()))
 
 
 def sweep(say: Say) -> list[str]:
@@ -154,26 +170,60 @@ def _bring(run: RunDir, launch: Launch, say: Say) -> Launch:
 
 def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
     """From the first place that has the machines."""
+    if rental.state in ("wanted", "returned"):
+        shutil.rmtree(_ssh(run), ignore_errors=True)  # of machines that were given back
+    keys.make(_ssh(run))
+    settings = keys.settings(_ssh(run)) if keys.can_be_sent(rental.wish.cloud) else None
     refusals = []
     for number in range(rental.place, len(rental.places)):
         rental = keep(run, replace(rental, place=number, state="renting"))
-        place = rental.places[number]
-        file = run.path / "launch" / "rent.yaml"
-        write_atomic(file, sky.text(sky.task(rental)))
-        words = sky.rent_words(rental, file)
-        say(f"renting {rental.wish.machines} x {place}, which takes some minutes; {watched(run)}")
-        code, said = logged(run, words)
-        if code == 0:
+        if _is_had(run, rental, settings, say):
             return rental
-        if not sky.is_refused(said):
-            raise failed(words, said)
-        say(f"{place}: none to be had")
-        refusals.append(str(place))
-        _down(rental)  # what it may have got of them
+        refusals.append(str(rental.places[number]))
+    keep(run, replace(rental, place=0, state="returned"))
+    raise _nowhere(rental, refusals)
+
+
+def others(run: RunDir, launch: Launch, machines: int, *, say: Say) -> list[str]:
+    """Rent so many in place of machines that are gone: their names, by which they are reached. They are a cluster of
+    their own for SkyPilot: asked to mend the one that lost them, it would end all of it where it finds no other.
+
+    Raises MachineError if there are none to be had.
+    """
+    rental = known(run)
+    assert rental, "of a run that rents"
+    hours = rental.hours - (time.time() - launch.began) / 3600
+    region = sky.region(ask(sky.status_words()), rental.cluster) or rental.places[rental.place].region
+    other = sky.instead(rental, machines, region=region, hours=hours)
+    keep(run, replace(rental, others=[*rental.others, other.cluster]))  # first, so that whatever comes is given back
+    settings = keys.settings(_ssh(run)) if keys.can_be_sent(rental.wish.cloud) else None
+    for number in range(len(other.places)):
+        if _is_had(run, one := replace(other, place=number), settings, say):
+            return _let_in(run, _nodes(one), is_more=True)
+    keep(run, rental)
+    raise _nowhere(other, list(map(str, other.places)))
+
+
+def _is_had(run: RunDir, rental: Rental, settings: Path | None, say: Say) -> bool:
+    """Whether the place has had the machines, which are rented now; MachineError for all else that goes wrong."""
+    file, place = run.path / "launch" / "rent.yaml", rental.places[rental.place]
+    write_atomic(file, sky.text(sky.task(rental)))
+    words = sky.rent_words(rental, file, settings)
+    say(f"renting {rental.wish.machines} x {place}, which takes some minutes; {watched(run)}")
+    code, said = logged(run, words)
+    if code == 0:
+        return True
+    if not sky.is_refused(said):
+        raise failed(words, said)
+    say(f"{place}: none to be had")
+    _down(rental)  # what it may have got of them
+    return False
+
+
+def _nowhere(rental: Rental, refusals: list[str]) -> MachineError:
     got, need = f"none in {', '.join(refusals)}", "as many at once"
     hint = "later; fewer --machines; another --gpu or --region; or without --spot"
-    keep(run, replace(rental, place=0, state="returned"))
-    raise MachineError(f"rent {rental.wish.machines} x {rental.wish.gpu}", got=got, need=need, hint=hint)
+    return MachineError(f"rent {rental.wish.machines} x {rental.wish.gpu}", got=got, need=need, hint=hint)
 
 
 def logged(run: RunDir, words: list[str]) -> tuple[int, str]:
@@ -202,39 +252,60 @@ def _nodes(rental: Rental) -> list[Node]:
     return [replace(one, key=str(Path(one.key).expanduser())) for one in found]  # ssh does not ask $HOME for ~
 
 
-def _let_in(run: RunDir, nodes: list[Node]) -> list[str]:
+def _let_in(run: RunDir, nodes: list[Node], *, is_more: bool = False) -> list[str]:
     """Write settings for ssh in which each machine is called by its address among its peers: these names.
 
-    The key that a machine has at this first contact is written down, and is the only one from then on.
+    is_more: beside the machines that are in them already
+
+
+    A machine has to show the key that it was given when it booted. Where it could be given none, the one that it has at
+    this first contact is written down, and is the only one from then on.
     """
-    folder = (run.path / "launch" / "ssh").resolve()
-    shutil.rmtree(folder, ignore_errors=True)  # of machines that were given back
-    folder.mkdir(parents=True)
+    folder = _ssh(run)
     first, known_hosts = folder / "first", folder / "known_hosts"
+    if is_known := (folder / keys.SETTINGS).is_file():
+        write_atomic(known_hosts, keys.known_hosts(folder))
     numbered = {f"machine{number}": node for number, node in enumerate(nodes)}
     write_atomic(first, sky.ssh_config(numbered, known_hosts))
-    named: dict[str, Node] = {}
-    for name, node in numbered.items():
-        options = ["StrictHostKeyChecking=accept-new", *OPTIONS, "ConnectionAttempts=5"]
-        words = ["ssh", "-F", str(first), "-x", *[word for one in options for word in ("-o", one)], "--", name]
-        done = subprocess.run(
-            [*words, shlex.join(["python3", "-c", ADDRESS])], stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        if done.returncode:
-            hint = shlex.join(["ssh", "-F", str(first), name])
-            raise MachineError(f"reach {node.address}", got=done.stderr.strip(), need="a machine to log in", hint=hint)
-        named[done.stdout.strip()] = node
+    login = str(folder / keys.LOGIN)
+    named = {
+        _address(first, name, node, keys.public(folder), is_known=is_known): replace(node, key=login)
+        for name, node in numbered.items()
+    }
     if len(named) < len(nodes):
         need = "one for each machine"
         raise MachineError("reach machines", got=f"addresses {', '.join(named)}", need=need, hint="sky status")
     first.unlink()
-    write_atomic(folder / "config", sky.ssh_config(named, known_hosts))
+    config = folder / "config"
+    write_atomic(config, (config.read_text("utf-8") if is_more else "") + sky.ssh_config(named, known_hosts))
     return [*named]
 
 
+def _address(settings: Path, name: str, node: Node, key: str, *, is_known: bool) -> str:
+    """Of a machine among its peers, which from now on lets this key in."""
+    options = [*([] if is_known else ["StrictHostKeyChecking=accept-new"]), *OPTIONS, "ConnectionAttempts=5"]
+    words = ["ssh", "-F", str(settings), "-x", *[word for one in options for word in ("-o", one)], "--", name]
+    words.append(shlex.join(["python3", "-c", LET_IN, key]))
+    until = time.monotonic() + KEY_S
+    while True:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+        if "verification failed" not in done.stderr or time.monotonic() > until:
+            hint = shlex.join(["ssh", "-F", str(settings), name])
+            raise MachineError(f"reach {node.address}", got=done.stderr.strip(), need="a machine to log in", hint=hint)
+        time.sleep(1)
+
+
+def _ssh(run: RunDir) -> Path:
+    """Keys and settings for these machines."""
+    return (run.path / "launch" / "ssh").resolve()
+
+
 def _there(rental: Rental) -> str | None:
-    """What SkyPilot says of the machines; None if it has none of this name."""
-    return sky.clusters(ask(sky.status_words())).get(rental.cluster)
+    """What SkyPilot says of the machines, or else of those in their place; None if it has none of these names."""
+    found = sky.clusters(ask(sky.status_words()))
+    return next((found[name] for name in [rental.cluster, *rental.others] if name in found), None)
 
 
 def _down(rental: Rental) -> None:

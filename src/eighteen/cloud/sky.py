@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,7 @@ class Rental:
 
     name: of the launch      places: in the order in which they are asked      place: which one is now
     hours: after which the machines end by themselves      disk_gb: of each
+    others: clusters that were rented in place of machines that were lost
     """
 
     name: str
@@ -89,6 +90,7 @@ class Rental:
     setup: str
     place: int = 0
     state: State = "wanted"
+    others: Sequence[str] = ()
 
     @property
     def usd_h(self) -> float:
@@ -118,7 +120,19 @@ def next_step(state: State, there: str | None, *, is_over: bool) -> Step:
     """What to do now. there: what SkyPilot says of the machines (UP, INIT ...); None: it has none of this name"""
     if is_over:
         return "nothing" if there is None and state in ("wanted", "returned") else "give_back"
-    return "reach" if there == "UP" else "rent"  # where it was killed while it rented, the same words go on
+    if there == "UP" or (there and state == "rented"):  # without some of the machines, which others replace
+        return "reach"
+    return "rent"  # where it was killed while it rented, the same words go on
+
+
+def instead(rental: Rental, machines: int, *, region: str, hours: float) -> Rental:
+    """Others in place of so many that are gone, for the hours that are left: in the same region, where the rest reach
+    them, and for no more than was agreed to.
+    """
+    places = [replace(one, region=region) for one in rental.places if one.region in ("", region)]
+    name = f"{rental.name}-again-{len(rental.others) + 1}"
+    wish = replace(rental.wish, machines=machines)
+    return replace(rental, name=name, wish=wish, places=places, hours=hours, place=0, state="wanted", others=())
 
 
 def setup(python: str, *, has_tmux: bool = True) -> str:
@@ -136,7 +150,7 @@ def task(rental: Rental) -> dict[str, Any]:
     where = "/".join(filter(None, [wish.cloud, place.region, place.zone]))
     kind = {"instance_type": place.instance} if place.instance else {"accelerators": wish.gpu}
     # no job of SkyPilot's runs, so it would take them for idle: "none" makes a time from their start on of it
-    ends = {"idle_minutes": math.ceil(60 * rental.hours), "down": True, "wait_for": "none"}
+    ends = {"idle_minutes": max(1, math.ceil(60 * rental.hours)), "down": True, "wait_for": "none"}
     return {
         "name": rental.cluster,
         "num_nodes": wish.machines,
@@ -217,9 +231,13 @@ def jobs(said: str) -> list[Job]:
     return sorted(told, key=lambda one: one.number)
 
 
-def rent_words(rental: Rental, file: Path) -> list[str]:
-    """It comes back when the machines are set up: with --detach-run it would not wait for that."""
-    return ["sky", "launch", "--cluster", rental.cluster, "--yes", str(file)]
+def rent_words(rental: Rental, file: Path, settings: Path | None) -> list[str]:
+    """It comes back when the machines are set up: with --detach-run it would not wait for that.
+
+    settings: of SkyPilot, for this alone
+    """
+    more = ["--config", str(settings)] if settings else []
+    return ["sky", "launch", "--cluster", rental.cluster, *more, "--yes", str(file)]
 
 
 def status_words(*clusters: str) -> list[str]:
@@ -233,6 +251,11 @@ def return_words(*clusters: str) -> list[str]:
 def clusters(said: str) -> dict[str, str]:
     """What ``status_words`` were answered: the state of each cluster of ours, by its name."""
     return {one["name"]: one["status"] for one in _rows(said) if one["name"].startswith(PREFIX)}
+
+
+def region(said: str, cluster: str) -> str | None:
+    """Where SkyPilot has put a cluster, out of the same answer; None if it knows of none."""
+    return next((one["region"] for one in _rows(said) if one["name"] == cluster), None)
 
 
 def _rows(said: str) -> list[dict[str, Any]]:
@@ -258,7 +281,7 @@ def nodes(settings: str) -> list[Node]:
 
 
 def ssh_config(named: Mapping[str, Node], known_hosts: Path) -> str:
-    """Settings of our own for ssh: each machine's key has to be the one that it had when it was first reached."""
+    """Settings of our own for ssh: each machine's key has to be one that is known."""
     blocks = []
     for name, node in named.items():
         lines = [f"HostName {node.address}", f"User {node.user}", f"Port {node.port}", f'IdentityFile "{node.key}"']
