@@ -26,7 +26,7 @@ from typing import Any
 from record import record
 
 from eighteen.advice import planning
-from eighteen.advice.parts import Parts, figures
+from eighteen.advice.parts import Parts
 from eighteen.advice.plan import Known, Plan, plans
 from eighteen.advice.rates import measured
 from eighteen.base import cache
@@ -101,7 +101,7 @@ def compared(data: Path, setting: Setting, before: Parts, folder: Path) -> tuple
     print(f"{setting}: {', '.join(told)}, scaling {scaling:+.1%}", flush=True)
     plan = [{n: {"seconds": asdict(made[n].seconds), "times": asdict(made[n].times)} for n in RANKS} for made in both]
     facts = {"setting": asdict(setting), "planned": plan, "foretold_s": foretold, "took_s": took, "drift": drift}
-    return facts | {"errors": errors, "scaling_error": scaling, "parts": [figures(before), figures(after)]}, after
+    return facts | {"errors": errors, "scaling_error": scaling}, after
 
 
 def parts(data: Path, recipe_name: str, folder: Path) -> Parts:
@@ -112,9 +112,10 @@ def parts(data: Path, recipe_name: str, folder: Path) -> Parts:
     return planning.parts_here(recipe, opened, (), folder, lambda line: None, lambda *_: None)
 
 
-def main(folder: Path, *, datasets_by_name: dict[str, Path], is_held_out: bool) -> None:
+def main(folder: Path, *, datasets_by_name: dict[str, Path], is_held_out: bool, only: list[int]) -> None:
     found, known = list[dict[str, Any]](), dict[str, Parts]()
-    for setting in HELD_OUT if is_held_out else DEVELOPED:
+    settings = HELD_OUT if is_held_out else DEVELOPED
+    for setting in (settings[number - 1] for number in only or range(1, len(settings) + 1)):
         data = datasets_by_name[setting.dataset]
         before = known.get(setting.recipe) or parts(data, setting.recipe, folder)
         facts, known[setting.recipe] = compared(data, setting, before, folder)
@@ -138,8 +139,9 @@ if __name__ == "__main__":
     for name in ("cifar10", "fashion", "flowers"):
         arguments.add_argument(name, type=Path)
     arguments.add_argument("--held-out", action="store_true", help="the settings that the model was not made with")
+    arguments.add_argument("--only", type=int, nargs="*", default=[], help="these of them, from 1 on")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as place:
         os.environ["XDG_CACHE_HOME"] = place  # nothing that was measured before
         paths = {name: getattr(given, name) for name in ("cifar10", "fashion", "flowers")}
-        main(Path(place), datasets_by_name=paths, is_held_out=given.held_out)
+        main(Path(place), datasets_by_name=paths, is_held_out=given.held_out, only=given.only)
