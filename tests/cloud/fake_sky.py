@@ -71,7 +71,8 @@ def launch(words, clusters):
     settings = Path.home() / ".sky" / "generated" / "ssh"
     settings.mkdir(parents=True, exist_ok=True)
     names = [name, *(f"{name}-worker{number}" for number in range(1, task["num_nodes"]))]
-    taken = "".join((settings / other).read_text() for other in clusters.keys() - {name})
+    others = [settings / other for other in clusters.keys() - {name}]
+    taken = "".join(other.read_text() for other in others if other.exists())
     free = [host for host in HOSTS if f"HostName {host}\n" not in taken]
     told = [BLOCK.format(name=one, host=host) for one, host in zip(names, free, strict=False)]
     (settings / name).write_text("".join(told))

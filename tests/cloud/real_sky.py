@@ -208,7 +208,7 @@ def furnish_others(home: Path) -> None:
     rows = []
     for zone, usd_h in (("us-central1-a", 25.0), ("us-east4-b", 21.0)):
         where = {"Region": zone[:-2], "AvailabilityZone": zone, "Price": 88.25, "SpotPrice": usd_h}
-        rows += [{"InstanceType": "a3-highgpu-8g"} | h100 | size | where]
+        rows += [{"InstanceType": "a3-highgpu-8g"} | dict.fromkeys(h100, "") | size | where]
         rows += [{"InstanceType": ""} | h100 | dict.fromkeys(size, "") | where | {"Price": 0.0, "SpotPrice": 0.0}]
     _table(catalogs / "gcp" / "vms.csv", rows)
     quota = {"Accelerator": "H100", "Region": "", "Regional": "", "Machine": ""}
@@ -228,7 +228,6 @@ def furnish_others(home: Path) -> None:
         facts = {"Region": "", "OS": "ubuntu", "OSVersion": "2204", "ImageId": image, "CreationDate": "20260101"}
         rows = [{"Tag": f"skypilot:{tag}"} | facts | {"BaseImageId": ""} for tag in tags]
         _table(catalogs / cloud / "images.csv", rows)
-    subprocess.run([str(Path(os.environ["EIGHTEEN_SKY"]) / "python"), "-c", ENABLE], check=True)
 
 
 @contextmanager
@@ -275,6 +274,7 @@ def dry(folder: Path, words: list[str]) -> dict[str, Any]:
                 if flag == "--config":
                     keys.make(Path(settings).parent)
                     keys.settings(Path(settings).parent)
+            subprocess.run([str(Path(os.environ["EIGHTEEN_SKY"]) / "python"), "-c", ENABLE], check=True)
             done = subprocess.run([*command, "--dryrun"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             found[name] = {"code": done.returncode, "said": done.stdout}
         return found | {"began": cloud.began, "left": alive(moto)}

@@ -592,7 +592,8 @@ def test_the_commands_at_the_head_of_the_page_do_as_it_says(packed, cloud, untra
         run = max((tmp_path / "runs").glob("*"), default=None)
         assert cli.main([word.replace("runs/NAME", str(run)) for word in words] + ["--yes"] * is_asked) == 0
         assert not left(cloud)
-    assert verbs(cloud) == ["launch", "down"] * 3
+        time.sleep(1)  # runs are named by the second
+    assert verbs(cloud) == ["launch", "down"] * 3 + ["jobs"]  # down --all asks for jobs
     tasks = [json.loads(line)["resources"] for line in (cloud / "tasks.jsonl").read_text().splitlines()]
     assert [task["use_spot"] for task in tasks] == [True, True, False]
     assert [task["autostop"]["idle_minutes"] for task in tasks] == [24 * 60, 120, 24 * 60]

@@ -137,7 +137,7 @@ def agreed(
             return before
     rental, lines = proposed(asked, data, python=wanted.python, recipe=training)
     if is_shown:
-        file = Path("rent.yaml")
+        rental, file = replace(rental, name=wanted.name), Path("rent.yaml")
         if asked.renting.managed:
             words, task, ends = sky.job_words(rental, file), sky.job(rental, wanted, Path("job.tar")), []
         else:
