@@ -320,6 +320,7 @@ def make_private(ec2: Any) -> None:
         asked = {"CidrBlock": f"10.77.0.{64 * number}/26", "AvailabilityZone": REGIONS[0] + zone}
         subnet = ec2.create_subnet(VpcId=vpc, **asked)["Subnet"]["SubnetId"]
         ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+        ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": False})
 
 
 def _wait(is_so: Any) -> None:

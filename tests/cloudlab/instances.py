@@ -21,11 +21,11 @@ COMMAND = re.compile(r"^ +- (\[.+\])$", re.MULTILINE)  # of runcmd, with the wor
 class Instances:
     """Those of a region, until closed. A host that powers itself off is terminated, as AWS does with SkyPilot's.
 
-    base: what their disks have that this machine has not
+    more: a folder of files that they have as well
     """
 
-    def __init__(self, lab: Lab, ec2: Any, base: Path) -> None:
-        self._lab, self._ec2, self._base = lab, ec2, base
+    def __init__(self, lab: Lab, ec2: Any, more: Path) -> None:
+        self._lab, self._ec2, self._more = lab, ec2, more
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep)
         self._thread.start()
@@ -51,9 +51,9 @@ class Instances:
         told = self._ec2.describe_instance_attribute(InstanceId=name, Attribute="userData")["UserData"]["Value"]
         data = base64.b64decode(told).decode()
         host = self._lab.add(name, address)
-        host.user, host.user_id, host.base = USER, USER_ID, f"{self._base}:/"
+        host.user, host.user_id, host.more = USER, USER_ID, str(self._more)
         host.keys = PUBLIC.findall(data)
         commands = [shlex.join(ast.literal_eval(words)) for words in COMMAND.findall(data)]
         host.start()
-        for command in commands:
+        for command in ["ip route add default dev eth0", *commands]:  # a way out, as all have, that leads nowhere
             host.as_root(command)

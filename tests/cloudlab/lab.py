@@ -69,7 +69,7 @@ ip link set eth0 up
 memory 755 "$LAB/disk"
 root=$LAB/disk/root
 mkdir "$root"
-over "$BASE" "$LAB/disk" "$root"
+over / "$LAB/disk" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
@@ -80,6 +80,7 @@ mkdir "$root/run/sshd"
 chmod 755 "$root/root"
 for place in $SHOWN; do mkdir -p "$root$place"; mount --bind -o ro "$place" "$root$place"; done
 for place in $HIDDEN; do rm -rf "$root$place"; done
+[ -z "$MORE" ] || cp -a "$MORE/." "$root"
 cat "$LAB/names" >"$root/etc/hosts"
 cp "$LAB"/etc/* "$root/etc/ssh"
 chroot "$root" useradd --create-home --password '*' --shell /bin/bash ${ID:+--uid "$ID"} "$WHO"
@@ -126,7 +127,7 @@ class Lab:
         shutil.copy(folder / "ssh" / "id_ed25519.pub", folder / "authorized_keys")
         known = [f"{one.name} {one.key()}" for one in self.hosts.values()]
         (folder / "ssh" / "known_hosts").write_text("\n".join(known) + "\n")
-        (folder / "ssh" / "config").write_text(f"Host {' '.join(names)}\n User {USER}\n")
+        (folder / "ssh" / "config").write_text(f"Host *\n User {USER}\n")
         addresses = [f"{one.address} {one.name}" for one in self.hosts.values()]
         (folder / "names").write_text("\n".join(["127.0.0.1 localhost", *addresses]) + "\n")
         self._desk = _started(NEW_DESK, DESK, folder, {"ADDRESS": DESK_ADDRESS})
@@ -178,14 +179,14 @@ class Lab:
 class Host:
     """One machine. It keeps its name, address and host key, and nothing else, when it is powered off and booted again.
 
-    at_boot: what root's shell does there before anybody can log in      base: what its disk lies over
+    at_boot: what root's shell does there before anybody can log in      more: a folder of files that it has as well
     user, user_id: who may log in; "": any number      keys: with others than the lab's
     shown: folders of this machine that it has as well, though they lie in a place of which it has its own
     """
 
     def __init__(self, lab: Lab, name: str, address: str) -> None:
         self.name, self.address, self.user, self.user_id = name, address, USER, ""
-        self.at_boot, self.base, self.shown, self.keys = "true", "/", list[Path](), list[str]()
+        self.at_boot, self.more, self.shown, self.keys = "true", "", list[Path](), list[str]()
         self._lab, self._process = lab, None
         self._folder = lab.folder / name
         (self._folder / "etc").mkdir(parents=True)
@@ -208,7 +209,7 @@ class Host:
         with (self._folder / "authorized_keys").open("a") as known:
             known.writelines(f"{key}\n" for key in self.keys)
         facts = {"NAME": self.name, "ADDRESS": self.address, "WHO": self.user, "AT_BOOT": self.at_boot}
-        facts |= {"ID": self.user_id, "BASE": self.base, "HIDDEN": _hidden()}
+        facts |= {"ID": self.user_id, "MORE": self.more, "HIDDEN": _hidden()}
         facts["SHOWN"] = shlex.join(map(str, self.shown))
         self._process = _started(NEW_HOST, HOST, self._folder, facts, "waits for its link")
         link = ["ip", "link", "add", self._link(), "type", "veth", "peer", "name", "eth0", "netns"]
