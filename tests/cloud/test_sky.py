@@ -31,6 +31,7 @@ from eighteen.base import events
 from eighteen.base.errors import MachineError, UsageError
 from eighteen.cli import rental as rentals
 from eighteen.cloud import driver, keys, launcher, sky
+from eighteen.cloud.launch import Launch
 from eighteen.cloud.renewal import Renewal
 from eighteen.cloud.sky import Node, Place, Rental, Wish, next_step
 
@@ -104,7 +105,7 @@ def test_where_no_other_machine_is_to_be_had_it_is_said_and_tried_later(monkeypa
             raise MachineError("rent", got="none in us-east-1a", need="one", hint="later")
         return ["10.0.0.9"]
 
-    renewal, launch = Renewal(get, told.append), None
+    renewal, launch = Renewal(get, told.append), Launch("photos", [], "python3", 1, "photos.e18", [], "", "", 20_000)
     assert renewal.instead_of(0, launch) == []
     until(lambda: renewal.instead_of(1, launch) or told, 5)
     assert told == ["no other machine: none in us-east-1a; once more in 5 minutes"]
@@ -129,7 +130,7 @@ def test_machines_get_their_key_when_they_boot_but_not_in_place_of_somebody_else
     assert {one.stat().st_mode & 0o77 for one in (path, folder / "login", folder / "machines")} == {0}
     ((shell, flag, script),) = json.loads(path.read_text())["aws"]["post_provision_runcmd"]
     assert (shell, flag) == ("sh", "-c")
-    assert base64.b64decode(script.split()[3]) == (folder / "machines").read_bytes()
+    assert base64.b64decode(script.split()[5]) == (folder / "machines").read_bytes()
     assert (keys.can_be_sent("aws"), keys.can_be_sent("gcp")) == (True, False)
     (tmp_path / ".sky").mkdir()
     (tmp_path / ".sky" / "config.yaml").write_text("aws:\n  post_provision_runcmd: [proxy]\n")

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from lab import Lab
+from lab import Lab, wait_until
 
 EVERY_S = 0.5
 USER, USER_ID = "ubuntu", "1077"
@@ -55,5 +55,6 @@ class Instances:
         host.keys = PUBLIC.findall(data)
         commands = [shlex.join(ast.literal_eval(words)) for words in COMMAND.findall(data)]
         host.start()
+        wait_until(host.listening)
         for command in ["ip route add default dev eth0", *commands]:  # a way out, as all have, that leads nowhere
             host.as_root(command)

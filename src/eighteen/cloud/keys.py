@@ -17,8 +17,8 @@ AT_BOOT = "post_provision_runcmd"  # what these call it; only for AWS
 CLOUD = "aws"
 # sshd reads its keys when it starts; where systemd does not start it, a signal has it read them again
 TAKE = (
-    "umask 077; echo {key} | base64 -d >/etc/ssh/ssh_host_ed25519_key; "
-    "ssh-keygen -y -f /etc/ssh/ssh_host_ed25519_key >/etc/ssh/ssh_host_ed25519_key.pub; "
+    "umask 077; cd /etc/ssh; echo {key} | base64 -d >new && mv new ssh_host_ed25519_key; "
+    "ssh-keygen -y -f ssh_host_ed25519_key >ssh_host_ed25519_key.pub; "
     "systemctl try-restart ssh.service || systemctl try-restart sshd.service || pkill -HUP -o -x sshd"
 )
 
