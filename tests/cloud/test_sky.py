@@ -29,8 +29,9 @@ from eighteen.advice.plan import Estimate, Plan, Times
 from eighteen.advice.quotes import Quote, Spot, as_in_table
 from eighteen.base import events
 from eighteen.base.errors import MachineError, UsageError
+from eighteen.base.rundir import RunDir
 from eighteen.cli import rental as rentals
-from eighteen.cloud import driver, keys, launcher, sky
+from eighteen.cloud import driver, keys, launcher, rent, sky
 from eighteen.cloud.launch import Launch
 from eighteen.cloud.renewal import Renewal
 from eighteen.cloud.sky import Node, Place, Rental, Wish, next_step
@@ -541,6 +542,29 @@ def test_another_machine_is_rented_in_place_of_one_that_is_lost_and_taken_in(pac
     first, second = [json.loads(line) for line in (cloud / "tasks.jsonl").read_text().splitlines()]
     assert second["name"] == f"{first['name']}-again-1"
     assert (first["num_nodes"], second["num_nodes"]) == (2, 1)
+
+
+@pytest.mark.parametrize("trouble", ["refused", "silent"])
+def test_another_machine_that_is_not_to_be_had_or_not_to_be_reached_leaves_nothing(
+    packed, cloud, untrained, tmp_path, trouble
+):
+    (tmp_path / "machines" / "127.0.0.2").mkdir()  # the first two are rented
+    assert cli.main(rented(packed, "--yes", "--keep")) == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    before, run = left(cloud), RunDir(path)
+    launch = driver.known(run)
+    assert launch
+    if trouble == "refused":
+        (cloud / "refused").write_text("aws/us-east-1")
+    else:
+        shutil.rmtree(tmp_path / "machines" / "127.0.0.1")
+    with pytest.raises(MachineError):
+        rent.others(run, launch, 1, say=print)
+    assert left(cloud) == before
+    assert verbs(cloud) == ["launch", "launch"] + ["down"] * (1 + (trouble == "refused"))
+    rental = rent.known(run)
+    assert rental
+    assert rental.others == []
 
 
 def test_machines_stay_if_that_is_asked_for_until_a_sweep(packed, cloud, untrained, tmp_path, capsys):

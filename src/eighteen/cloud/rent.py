@@ -173,11 +173,10 @@ def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
     if rental.state in ("wanted", "returned"):
         shutil.rmtree(_ssh(run), ignore_errors=True)  # of machines that were given back
     keys.make(_ssh(run))
-    settings = keys.settings(_ssh(run)) if keys.can_be_sent(rental.wish.cloud) else None
     refusals = []
     for number in range(rental.place, len(rental.places)):
         rental = keep(run, replace(rental, place=number, state="renting"))
-        if _is_had(run, rental, settings, say):
+        if _is_had(run, rental, say):
             return rental
         refusals.append(str(rental.places[number]))
     keep(run, replace(rental, place=0, state="returned"))
@@ -186,7 +185,7 @@ def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
 
 def others(run: RunDir, launch: Launch, machines: int, *, say: Say) -> list[str]:
     """Rent so many in place of machines that are gone: their names, by which they are reached. They are a cluster of
-    their own for SkyPilot: asked to mend the one that lost them, it would end all of it where it finds no other.
+    their own for SkyPilot: asked to mend the one that lost them, it would stop all of it where it finds no other.
 
     Raises MachineError if there are none to be had.
     """
@@ -196,18 +195,22 @@ def others(run: RunDir, launch: Launch, machines: int, *, say: Say) -> list[str]
     region = sky.region(ask(sky.status_words()), rental.cluster) or rental.places[rental.place].region
     other = sky.instead(rental, machines, region=region, hours=hours)
     keep(run, replace(rental, others=[*rental.others, other.cluster]))  # first, so that whatever comes is given back
-    settings = keys.settings(_ssh(run)) if keys.can_be_sent(rental.wish.cloud) else None
-    for number in range(len(other.places)):
-        if _is_had(run, one := replace(other, place=number), settings, say):
-            return _let_in(run, _nodes(one), is_more=True)
-    keep(run, rental)
-    raise _nowhere(other, list(map(str, other.places)))
+    try:
+        for number in range(len(other.places)):
+            if _is_had(run, one := replace(other, place=number), say):
+                return _let_in(run, _nodes(one), is_more=True)
+        raise _nowhere(other, [*map(str, other.places)])
+    except MachineError:
+        _down(other)  # else the next would be rented beside it
+        keep(run, rental)
+        raise
 
 
-def _is_had(run: RunDir, rental: Rental, settings: Path | None, say: Say) -> bool:
+def _is_had(run: RunDir, rental: Rental, say: Say) -> bool:
     """Whether the place has had the machines, which are rented now; MachineError for all else that goes wrong."""
     file, place = run.path / "launch" / "rent.yaml", rental.places[rental.place]
     write_atomic(file, sky.text(sky.task(rental)))
+    settings = keys.settings(_ssh(run)) if keys.can_be_sent(rental.wish.cloud) else None
     words = sky.rent_words(rental, file, settings)
     say(f"renting {rental.wish.machines} x {place}, which takes some minutes; {watched(run)}")
     code, said = logged(run, words)
