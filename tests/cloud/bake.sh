@@ -1,6 +1,7 @@
 #!/bin/sh
-# bake.sh FOLDER: what hosts of the lab need so that SkyPilot sets them up without asking anybody for packages: uv, its
-# own Python 3.10 with SkyPilot and Ray (0.9 GB), and sudo. EIGHTEEN_SKY names the programs of SkyPilot; root, Debian.
+# bake.sh FOLDER: what hosts of the lab need so that SkyPilot sets them up without asking anybody for packages: uv, a
+# Python 3.10 with SkyPilot and Ray (0.9 GB), and sudo. EIGHTEEN_SKY names the programs of SkyPilot, and
+# PYTHON a Python 3.10 that hosts see, so not in /tmp. Needs root and Debian.
 set -eu
 mkdir -p "$1"
 set -- "$(cd "$1" && pwd)"
@@ -8,8 +9,7 @@ user=1077 home=$1/home/ubuntu runtime=$1/home/ubuntu/skypilot-runtime
 mkdir -p "$home/.local/bin" "$1/etc/uv" "$1/etc/sudoers.d"
 cp "$EIGHTEEN_SKY/uv" "$home/.local/bin"
 echo 'offline = true' >"$1/etc/uv/uv.toml"
-"$EIGHTEEN_SKY/uv" python install --quiet --install-dir "$home/.local/python" 3.10
-"$home"/.local/python/*/bin/python3.10 -m venv --copies "$runtime"
+"${PYTHON:-python3.10}" -m venv "$runtime"
 install() { "$runtime/bin/pip" install --quiet "$@"; }
 install 'setuptools<70' wheel 'ray[default]==2.9.3' 'pydantic-core==2.41.1' 'click<8.3.0'
 install 'skypilot[aws,remote]==0.14.1'

@@ -597,7 +597,7 @@ def test_the_planner_chooses_machines_by_time(packed, cloud, tmp_path, monkeypat
         written.writeheader()
         written.writerows({name: "" if value is None else value for name, value in row} for row in rows)
     plans = [planned(rows[0].name, 600.0, 9.0), planned(rows[1].name, 900.0, 3.0)]
-    monkeypatch.setattr(rentals, "_planned", lambda *asked: SimpleNamespace(plans=plans, task=TASK))
+    monkeypatch.setattr(rentals, "planned", lambda *_, **asked: SimpleNamespace(plans=plans, task=TASK))
     words = ["launch", str(packed.path), "--cloud", "aws", "--time", "20m", "--prices", str(table), "--print"]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
@@ -608,7 +608,7 @@ def test_the_planner_chooses_machines_by_time(packed, cloud, tmp_path, monkeypat
 def test_the_commands_at_the_head_of_the_page_do_as_it_says(packed, cloud, untrained, tmp_path, monkeypatch):
     shutil.copytree(packed.path, "photos.e18")
     plans = [planned(offers()[0].name, 900.0, 3.0)]
-    monkeypatch.setattr(rentals, "_planned", lambda *asked: SimpleNamespace(plans=plans, task=TASK))
+    monkeypatch.setattr(rentals, "planned", lambda *_, **asked: SimpleNamespace(plans=plans, task=TASK))
     page = (Path(__file__).parents[2] / "docs" / "clouds.md").read_text()
     typed = [shlex.split(line, comments=True) for line in page.partition("```\n")[2].partition("```")[0].splitlines()]
     for program, *words in typed:

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from eighteen.base.errors import UsageError
 from eighteen.base.files import unwritable_is_said
 from eighteen.cli.app import Changes, app, console, numbers, to_stderr, warn
+from eighteen.cli.planned import planned
 
 
 @app.command
@@ -141,7 +142,7 @@ def plan(
     with TemporaryDirectory() as folder:
         from eighteen.advice import planning
         from eighteen.advice.rankings import fastest_first, within
-        from eighteen.results import packing, plans
+        from eighteen.results import plans
 
         if data is not None:
             dataset = datasets.open(data)
@@ -149,24 +150,21 @@ def plan(
             dataset = planning.noise(Path(folder), side or planning.SIDE)
         else:
             dataset = datasets.open(pack_sheets(Path(folder)))
-        with packing.progress(console(stderr=True), "measuring") as on_progress:
-            made = planning.make(
-                dataset,
-                samples=samples,
-                side=side,
-                recipe=recipe,
-                epochs=epochs,
-                batch=batch,
-                changes=set_,
-                files=measured,
-                offered=offered,
-                counts=counts,
-                target=target,
-                today=date.today(),
-                runs_dir=runs_dir,
-                say=to_stderr,
-                on_progress=on_progress,
-            )
+        made = planned(
+            dataset,
+            samples=samples,
+            side=side,
+            recipe=recipe,
+            epochs=epochs,
+            batch=batch,
+            changes=set_,
+            files=measured,
+            offered=offered,
+            counts=counts,
+            target=target,
+            today=date.today(),
+            runs_dir=runs_dir,
+        )
     kept = within(made.plans, **limits)
     if not kept and made.plans:
         nearest = fastest_first(made.plans)[0]

@@ -10,12 +10,11 @@ from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError, did_you_mean
 from eighteen.base.files import unwritable_is_said
-from eighteen.cli.app import Changes, app, console, to_stderr, warn
+from eighteen.cli.app import Changes, app, console, warn
+from eighteen.cli.planned import planned
 
 if TYPE_CHECKING:
     from eighteen.advice.offers import Offer
-    from eighteen.advice.planning import Planned
-    from eighteen.advice.quotes import Quote
 
 
 @app.command
@@ -56,6 +55,7 @@ def prices(
     """
     from eighteen.advice.offers import offers
     from eighteen.cloud.market import quoted
+    from eighteen.data import dataset as datasets
     from eighteen.results import quotes as shown
 
     if not 0 < hours <= 24 * 90:
@@ -67,9 +67,13 @@ def prices(
     known = _with_gpus(offers(prices), [one for one in gpu.split(",") if one])
     places = [one for one in regions.split(",") if one]
     found = quoted(known, places, hours=hours, is_table=table, now=datetime.now(UTC), warn=warn)
-    planned = _planned(data, found, recipe, epochs, batch, set_, measured, runs_dir) if data is not None else None
-    by_name = {one.where: one for one in (planned.plans if planned else ()) if one.usd}  # on spot after on demand
-    console().print(shown.show(found, planned.task if planned else None, by_name))
+    made = None
+    if data is not None:
+        asked = {"recipe": recipe, "epochs": epochs, "batch": batch, "changes": set_, "files": measured}
+        offered, today = [one.offer for one in found], datetime.now(UTC).date()
+        made = planned(datasets.open(data), offered=offered, today=today, runs_dir=runs_dir, **asked)
+    by_name = {one.where: one for one in (made.plans if made else ()) if one.usd}  # on spot after on demand
+    console().print(shown.show(found, made.task if made else None, by_name))
     if csv is not None:
         with unwritable_is_said(csv, hint=f"ls -ld {csv.parent}"):
             shown.write(csv, found)
@@ -83,33 +87,3 @@ def _with_gpus(known: list[Offer], gpus: list[str]) -> list[Offer]:
             need = f"one of {', '.join(sorted(names))}"
             raise UsageError("--gpu", got=repr(gpu), need=need, hint=did_you_mean(gpu, names))
     return [one for one in known if not gpus or one.gpu in gpus]
-
-
-def _planned(
-    data: Path,
-    found: list[Quote],
-    recipe: str,
-    epochs: float | None,
-    batch: int | None,
-    changes: Changes,
-    measured: tuple[Path, ...],
-    runs_dir: Path,
-) -> Planned:
-    from eighteen.advice import planning
-    from eighteen.data import dataset as datasets
-    from eighteen.results import packing
-
-    with packing.progress(console(stderr=True), "measuring") as on_progress:
-        return planning.make(
-            datasets.open(data),
-            recipe=recipe,
-            epochs=epochs,
-            batch=batch,
-            changes=changes,
-            files=measured,
-            offered=[one.offer for one in found],
-            today=datetime.now(UTC).date(),
-            runs_dir=runs_dir,
-            say=to_stderr,
-            on_progress=on_progress,
-        )

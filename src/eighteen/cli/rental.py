@@ -5,17 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eighteen.base.errors import UsageError
-from eighteen.cli.app import console, says_yes, to_stderr, warn
+from eighteen.cli.app import says_yes, to_stderr, warn
+from eighteen.cli.planned import planned
 
 if TYPE_CHECKING:
     from eighteen.advice.offers import Offer
     from eighteen.advice.plan import Plan
-    from eighteen.advice.planning import Planned
     from eighteen.cli.launch_options import Ending, Renting, Training
     from eighteen.cloud.sky import Rental
 
@@ -66,6 +66,8 @@ def proposed(asked: Asked, data: str, *, python: str, recipe: dict[str, Any]) ->
 
     recipe: what ``planning.make`` takes of it
     """
+    from tempfile import TemporaryDirectory
+
     from eighteen.advice.offers import offers
     from eighteen.base import budget as budgets
     from eighteen.cloud import sky
@@ -82,16 +84,19 @@ def proposed(asked: Asked, data: str, *, python: str, recipe: dict[str, Any]) ->
     found = quoted(known, regions, now=now, warn=warn, flag="--region") if known and not is_priced else []
     place = {"is_spot": renting.spot, "region": renting.region or "", "is_cheapest": renting.cheapest}
     wish = Wish(asked.cloud, renting.gpu or "", asked.machines or 0, **place, is_managed=renting.managed)
-    planned, plan = None, None
+    made, plan = None, None
     is_open = renting.gpu is None or asked.machines is None
     if is_open or renting.measured:
         if is_url(data):
             need, hint = "a dataset here to plan with", "--gpu H100:8 --machines 2, without --measured"
             raise UsageError("plan a launch", got="a URL", need=need, hint=hint)
         counts = (asked.machines,) if asked.machines else COUNTS
-        planned = _planned(data, [one.offer for one in found], counts, renting.measured, now.date(), recipe)
+        offered, files = [one.offer for one in found], renting.measured
+        how = {"offered": offered, "counts": counts, "files": files, "today": now.date()}
+        with TemporaryDirectory() as folder:
+            made = planned(datasets.open(data), runs_dir=Path(folder), **how, **recipe)
         most = {"time": training.time, "cost": training.cost} if is_open else {}
-        plan = chosen(planned.plans, is_spot=renting.spot, **most)
+        plan = chosen(made.plans, is_spot=renting.spot, **most)
         offer = next(one.offer for one in found if one.offer.name == plan.where)
         is_cheapest = (renting.cheapest or is_open) and not renting.managed
         wish = replace(wish, gpu=f"{offer.gpu}:{offer.gpus}", machines=plan.machines, is_cheapest=is_cheapest)
@@ -104,7 +109,7 @@ def proposed(asked: Asked, data: str, *, python: str, recipe: dict[str, Any]) ->
     rental = sky.Rental("", wish, places, ending.max_hours or sky.HOURS, sky.disk_gb(num_bytes), setup)
     if ending.max_cost is not None:
         rental = replace(rental, hours=min(rental.hours, budgets.dollars(ending.max_cost) / rental.usd_h))
-    lines = sky.estimate(rental, plan, epochs=planned.task.schedule.epochs if planned else 1.0)
+    lines = sky.estimate(rental, plan, epochs=made.task.schedule.epochs if made else 1.0)
     kinds = {one.instance for one in places}
     rows = [one.offer for one in found if one.offer.instance in kinds]
     stale = sorted({f"{one.date}" for one in rows if one.is_stale(now.date())})
@@ -173,31 +178,3 @@ def chosen(plans: Sequence[Plan], *, is_spot: bool = False, time: str | None = N
 
 def _is_gpu(one: Offer, gpu: str | None) -> bool:
     return gpu in (None, one.gpu, f"{one.gpu}:{one.gpus}")
-
-
-def _planned(
-    data: str,
-    offered: Sequence[Offer],
-    counts: Sequence[int],
-    measured: Sequence[Path],
-    today: date,
-    recipe: dict[str, Any],
-) -> Planned:
-    from tempfile import TemporaryDirectory
-
-    from eighteen.advice import planning
-    from eighteen.data import dataset as datasets
-    from eighteen.results import packing
-
-    with TemporaryDirectory() as folder, packing.progress(console(stderr=True), "measuring") as on_progress:
-        return planning.make(
-            datasets.open(data),
-            files=measured,
-            offered=offered,
-            counts=counts,
-            today=today,
-            runs_dir=Path(folder),
-            say=to_stderr,
-            on_progress=on_progress,
-            **recipe,
-        )
