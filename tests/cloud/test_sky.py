@@ -137,6 +137,10 @@ def test_machines_get_their_key_when_they_boot_but_not_in_place_of_somebody_else
     (tmp_path / ".sky" / "config.yaml").write_text("aws:\n  post_provision_runcmd: [proxy]\n")
     assert not keys.can_be_sent("aws")
     keys.delete(folder)
+    with monkeypatch.context() as bare:
+        bare.setenv("PATH", str(tmp_path))
+        with pytest.raises(MachineError, match="no program ssh"):
+            keys.make(folder)
     assert [one.name for one in sorted(folder.iterdir())] == ["login.pub", "machines.pub"]
 
 

@@ -33,7 +33,7 @@ from eighteen.cloud.launch import (
     require_fit,
     words_of,
 )
-from eighteen.cloud.remote import LONG_S, Remote, Silent
+from eighteen.cloud.remote import LONG_S, Remote, Silent, require_ssh
 from eighteen.cloud.renewal import Renewal
 from eighteen.data.shards import sha256_of
 
@@ -287,6 +287,8 @@ class Driver:
 
 
 def remotes(launch: Launch) -> dict[str, Remote]:
+    """By name. Raises MachineError without ssh."""
+    require_ssh()
     return {name: Remote(hosts(name)[0], launch.python, launch.ssh) for name in launch.hosts}
 
 

@@ -11,6 +11,8 @@ import json
 import subprocess
 from pathlib import Path
 
+from eighteen.cloud.remote import require_ssh
+
 LOGIN, MACHINES, SETTINGS = "login", "machines", "sky.yaml"
 OWN_SETTINGS = ("~/.sky/config.yaml", ".sky.yaml")  # of SkyPilot: the person's, and the folder's
 AT_BOOT = "post_provision_runcmd"  # what these call it; only for AWS
@@ -24,7 +26,8 @@ TAKE = (
 
 
 def make(folder: Path) -> None:
-    """Those that are not there: machines that boot already know theirs."""
+    """Those that are not there: machines that boot already know theirs. MachineError without OpenSSH."""
+    require_ssh()
     folder.mkdir(parents=True, exist_ok=True)
     for name in (LOGIN, MACHINES):
         if not (path := folder / name).exists():

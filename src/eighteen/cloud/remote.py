@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -30,6 +31,13 @@ GRACE_S = 5.0  # for a talk to end by itself
 
 
 Talk = Callable[..., dict[str, Any]]  # (verb, facts, limit_s=) -> what is answered
+
+
+def require_ssh() -> None:
+    """MachineError without OpenSSH's client."""
+    if missing := [name for name in ("ssh", "ssh-keygen") if shutil.which(name) is None]:
+        got, hint = f"no program {missing[0]}", "sudo apt-get install openssh-client"
+        raise MachineError("reach machines", got=got, need="OpenSSH's client on PATH", hint=hint)
 
 
 class Silent(MachineError):
