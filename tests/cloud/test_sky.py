@@ -32,7 +32,6 @@ from eighteen.base.errors import MachineError, UsageError
 from eighteen.base.rundir import RunDir
 from eighteen.cli import rental as rentals
 from eighteen.cloud import driver, keys, launcher, rent, sky
-from eighteen.cloud.launch import Launch
 from eighteen.cloud.renewal import Renewal
 from eighteen.cloud.sky import Node, Place, Rental, Wish, next_step
 
@@ -100,22 +99,22 @@ def test_others_in_place_of_the_lost_come_to_the_same_region_for_the_hours_that_
 def test_where_no_other_machine_is_to_be_had_it_is_said_and_tried_later(monkeypatch):
     told, asked_for = list[str](), list[int]()
 
-    def get(launch, machines):
+    def get(machines):
         asked_for.append(machines)
         if len(asked_for) == 1:
             raise MachineError("rent", got="none in us-east-1a", need="one", hint="later")
         return ["10.0.0.9"]
 
-    renewal, launch = Renewal(get, told.append), Launch("photos", [], "python3", 1, "photos.e18", [], "", "", 20_000)
-    assert renewal.instead_of(0, launch) == []
-    until(lambda: renewal.instead_of(1, launch) or told, 5)
+    renewal = Renewal(get, told.append)
+    assert renewal.instead_of(0) == []
+    until(lambda: renewal.instead_of(1) or told, 5)
     assert told == ["no other machine: none in us-east-1a; once more in 5 minutes"]
-    assert renewal.instead_of(1, launch) == []
+    assert renewal.instead_of(1) == []
     later = time.monotonic() + 301
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert renewal.instead_of(2, launch) == []
+    assert renewal.instead_of(2) == []
     renewal.wait()
-    assert renewal.instead_of(2, launch) == ["10.0.0.9"]
+    assert renewal.instead_of(2) == ["10.0.0.9"]
     assert asked_for == [1, 2]
 
 
@@ -556,15 +555,15 @@ def test_another_machine_that_is_not_to_be_had_or_not_to_be_reached_leaves_nothi
     assert cli.main(rented(packed, "--yes", "--keep")) == 0
     (path,) = (tmp_path / "runs").iterdir()
     before, run = left(cloud), RunDir(path)
-    launch = driver.known(run)
-    assert launch
     if trouble == "refused":
         (cloud / "refused").write_text("aws/us-east-1")
     else:
         shutil.rmtree(tmp_path / "machines" / "127.0.0.1")
     with pytest.raises(MachineError):
-        rent.others(run, launch, 1, say=print)
+        rent.others(run, 1, say=print)
     assert left(cloud) == before
+    tasks = [json.loads(line)["resources"]["autostop"] for line in (cloud / "tasks.jsonl").read_text().splitlines()]
+    assert [24 * 60 - 5 < one["idle_minutes"] <= 24 * 60 for one in tasks] == [True, True]  # of the hours that are left
     assert verbs(cloud) == ["launch", "launch"] + ["down"] * (1 + (trouble == "refused"))
     rental = rent.known(run)
     assert rental

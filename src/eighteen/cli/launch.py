@@ -86,7 +86,7 @@ def launch(
     if gpus is not None and procs is not None:
         need, hint = "one of them", "--gpus for GPUs, --procs for CPU processes"
         raise UsageError("launch", got="both --gpus and --procs", need=need, hint=hint)
-    managed, max_hours, price_usd_h = renting.managed, ending.max_hours, training.price_usd_h
+    managed, price_usd_h = renting.managed, training.price_usd_h
     kept = {"--keep": renting.keep, "--after-success": ending.after_success, "--after-failure": ending.after_failure}
     for flag in (flag for flag, value in kept.items() if value and managed):
         need = "--managed without it: SkyPilot gives the machines back as soon as a job has ended"
@@ -120,9 +120,9 @@ def launch(
             rental = rentals.agreed(wish, data, asked, recipe, runs_dir=where, is_shown=print_)
             if rental is None:
                 return
-            price_usd_h, max_hours = rental.usd_h, max_hours or rental.hours
+            price_usd_h = rental.usd_h
         asked["limits"] = limits(
-            max_hours=max_hours,
+            max_hours=ending.max_hours,
             max_cost=ending.max_cost,
             price_usd_h=price_usd_h,
             after_success=ending.after_success,

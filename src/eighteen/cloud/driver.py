@@ -108,7 +108,7 @@ class Driver:
     def _renew(self) -> None:
         """Others in place of machines without which training goes on."""
         gone = sorted(self._silent_for(GONE_S).intersection(self.launch.hosts).difference(self.launch.at_work))
-        if self._renewal and (new := self._renewal.instead_of(len(gone), self.launch)):
+        if self._renewal and (new := self._renewal.instead_of(len(gone))):
             hosts = [one for one in self.launch.hosts if one not in gone[: len(new)]] + new
             self._keep(replace(self.launch, hosts=hosts))
             self._remotes = remotes(self.launch)

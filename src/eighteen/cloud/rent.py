@@ -172,6 +172,7 @@ def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
     """From the first place that has the machines."""
     if rental.state in ("wanted", "returned"):
         shutil.rmtree(_ssh(run), ignore_errors=True)  # of machines that were given back
+        rental = replace(rental, since=time.time())
     keys.make(_ssh(run))
     refusals = []
     for number in range(rental.place, len(rental.places)):
@@ -183,7 +184,7 @@ def _rent(run: RunDir, rental: Rental, say: Say) -> Rental:
     raise _nowhere(rental, refusals)
 
 
-def others(run: RunDir, launch: Launch, machines: int, *, say: Say) -> list[str]:
+def others(run: RunDir, machines: int, *, say: Say) -> list[str]:
     """Rent so many in place of machines that are gone: their names, by which they are reached. They are a cluster of
     their own for SkyPilot: asked to mend the one that lost them, it would stop all of it where it finds no other.
 
@@ -191,7 +192,7 @@ def others(run: RunDir, launch: Launch, machines: int, *, say: Say) -> list[str]
     """
     rental = known(run)
     assert rental, "of a run that rents"
-    hours = rental.hours - (time.time() - launch.began) / 3600
+    hours = rental.hours - (time.time() - rental.since) / 3600
     region = sky.region(ask(sky.status_words()), rental.cluster) or rental.places[rental.place].region
     other = sky.instead(rental, machines, region=region, hours=hours)
     keep(run, replace(rental, others=[*rental.others, other.cluster]))  # first, so that whatever comes is given back

@@ -79,6 +79,7 @@ class Rental:
 
     name: of the launch      places: in the order in which they are asked      place: which one is now
     hours: after which the machines end by themselves      disk_gb: of each
+    since: when renting began, in seconds since the epoch
     others: clusters that were rented in place of machines that were lost
     """
 
@@ -90,6 +91,7 @@ class Rental:
     setup: str
     place: int = 0
     state: State = "wanted"
+    since: float = 0.0
     others: Sequence[str] = ()
 
     @property
