@@ -107,6 +107,16 @@ def test_the_printed_line_shows_tensorboard_until_ctrl_c(trains):
     assert "127.0.0.1:6006" not in trains.lab.hosts["node1"].listening()
 
 
+@pytest.mark.soak_cloud
+def test_the_printed_line_shows_the_live_page_until_ctrl_c(trains):
+    with typed(trains, trains.line("live page at http://127.0.0.1:8018"), ends_with=b"\x03") as screen:
+        screen("http://127.0.0.1:8018/ shows it until Ctrl-C")
+        ask = ["curl", "--fail", "--silent", "http://127.0.0.1:8018/now"]
+        assert "images/s" in wait_until(lambda: trains.lab.run(ask).stdout)
+        assert "127.0.0.1:8018" in trains.lab.hosts["node1"].listening()
+    assert "127.0.0.1:8018" not in trains.lab.hosts["node1"].listening()
+
+
 @contextmanager
 def typed(trains, line, *, ends_with):
     """A command in a terminal of its own at the desk. What it gives returns the screen once a text is on it."""

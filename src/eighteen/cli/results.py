@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from eighteen.base.errors import DataError
+from eighteen.base.errors import DataError, UsageError
 from eighteen.base.world import from_environment
 from eighteen.cli.app import app, console, warn
 
@@ -46,6 +46,28 @@ def eval_(
     if from_environment().is_first:
         console().print(tables.show(found))
         print(f"\nwrote {api.eval_folder(rundir.open(run), data, found.split)}")
+
+
+@app.command
+def live(run: Path | None = None, *, port: int = 8018, runs_dir: Path = Path("runs")) -> None:
+    """Show a run as a page for a browser of this machine, until Ctrl-C: board, curves, what the doctor found.
+
+    Args:
+        run: A run folder, also of a launch; the newest one, or the next that begins, if left out.
+        port: At 127.0.0.1; 0: any that is free.
+        runs_dir: Where runs lie.
+    """
+    from functools import partial
+
+    from eighteen.base.rundir import RunDir
+    from eighteen.results import live
+
+    place = runs_dir if run is None else run
+    if not place.is_dir():
+        need, hint = "a folder that eighteen train made", "ls runs/, or first eighteen train photos.e18"
+        raise UsageError(f"show {place}", got="no such folder", need=need, hint=hint)
+    find = partial(live.newest, runs_dir) if run is None else partial(RunDir, run)
+    live.serve(live.Page(find), port=port, on_ready=lambda url: print(f"{url} shows it until Ctrl-C", flush=True))
 
 
 @app.command

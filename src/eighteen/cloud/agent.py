@@ -133,9 +133,10 @@ def begin(asked):
         shlex.join(words),
         f"echo $? >exit-{attempt}",
     ]
-    board = ["-m", "tensorboard.main", "--logdir", "runs", "--host", "127.0.0.1", "--port", "6006"]
+    (launch / "runs").mkdir(exist_ok=True)
     script = _script(launch / f"start-{attempt}.sh", lines)
-    _script(launch / "tensorboard", [*lines[:2], "exec " + shlex.join([words[0], *board])])
+    for name, shows in asked["pages"].items():
+        _script(launch / name, [*lines[:3], "exec " + shlex.join([python, "-m", *shows])])
     (launch / f"begun-{attempt}").touch()
     with (launch / "out.log").open("a") as said:
         said.write(_title(attempt))

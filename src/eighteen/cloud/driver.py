@@ -33,7 +33,7 @@ from eighteen.cloud.launch import (
     require_fit,
     words_of,
 )
-from eighteen.cloud.remote import LONG_S, Remote, Silent, require_ssh
+from eighteen.cloud.remote import LONG_S, PAGES, Remote, Silent, require_ssh
 from eighteen.cloud.renewal import Renewal
 from eighteen.data.shards import sha256_of
 
@@ -248,10 +248,13 @@ class Driver:
                     facts | {"to": f"launches/{launch.name}/runs/{launch.run}"},
                     {self._run.events.name: self._run.events},
                 )
-        remote.ask("begin", facts | {"words": words_of(launch, host, self._ranks, is_there=is_there)})
+        pages = {name: page.module for name, page in PAGES.items()}
+        remote.ask("begin", facts | {"words": words_of(launch, host, self._ranks, is_there=is_there), "pages": pages})
         self._say(f"{host}: training; {shlex.join(remote.look_on(launch.name))}")
         if host == launch.at_work[0]:
-            self._say(f"{host}: TensorBoard at http://127.0.0.1:6006; {shlex.join(remote.look_at_board(launch.name))}")
+            for name, page in PAGES.items():
+                line = shlex.join(remote.look_at(name, launch.name))
+                self._say(f"{host}: {page.title} at http://127.0.0.1:{page.port}; {line}")
 
     def _send_dataset(self, host: str) -> None:
         """What the machine lacks of it; dataset.json comes last, so that what was cut off is no dataset."""

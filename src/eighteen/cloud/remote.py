@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eighteen.base.errors import MachineError
 from eighteen.cloud.hosts import Host
@@ -29,6 +29,19 @@ ANSWER_S = 60.0  # for what takes no time
 LONG_S = 3600.0  # for what copies or installs
 GRACE_S = 5.0  # for a talk to end by itself
 
+
+class Page(NamedTuple):
+    """Of a run, shown by a module of the machine that it lies on, at a port of that machine."""
+
+    title: str
+    port: int
+    module: tuple[str, ...]
+
+
+PAGES = {
+    "live": Page("live page", 8018, ("eighteen", "live", "--port", "8018")),
+    "tensorboard": Page("TensorBoard", 6006, ("tensorboard.main", "--logdir=runs", "--host=127.0.0.1", "--port=6006")),
+}
 
 Talk = Callable[..., dict[str, Any]]  # (verb, facts, limit_s=) -> what is answered
 
@@ -133,10 +146,10 @@ class Remote:
         """What a person types to look on."""
         return [*self._short()[:-1], str(self.host), "-t", "tmux", "attach", "-t", session]
 
-    def look_at_board(self, session: str) -> list[str]:
-        """What a person types to see TensorBoard, at port 6006 here, until Ctrl-C."""
-        forward = ["-L", "127.0.0.1:6006:127.0.0.1:6006"]
-        return [*self._short()[:-1], *forward, str(self.host), "-t", f".eighteen/launches/{session}/tensorboard"]
+    def look_at(self, page: str, session: str) -> list[str]:
+        """What a person types to see one of PAGES, at the same port here, until Ctrl-C."""
+        forward = ["-L", "127.0.0.1:{0}:127.0.0.1:{0}".format(PAGES[page].port)]
+        return [*self._short()[:-1], *forward, str(self.host), "-t", f".eighteen/launches/{session}/{page}"]
 
     @contextmanager
     def _open(
