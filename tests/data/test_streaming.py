@@ -232,7 +232,34 @@ def test_a_copy_that_is_too_much_pushes_out_what_was_used_longest_ago(packed, tm
         with pytest.raises(MachineError, match=f"got {4 * size:,} bytes that are in use or needed, need at most"):
             staging.make_room(copies[3], 2 * size, most_bytes=2 * size, say=said.append)
     assert [copy.exists() for copy in copies] == [False, True, False, True]
-    assert said[0].startswith(f"deleting {copies[0]}, ")
+    assert said[0].startswith(f"deleted {copies[0]}, ")
+
+
+def test_no_more_shards_go_than_must_and_they_alone_come_again(packed, there, tmp_path):
+    with ExitStack() as stack:
+        path = staging.stage(url_of(there), staging.folder())
+        shards = [path / name for name in dataset.shards(dataset.read_facts(path))]
+        for age, shard in enumerate(shards[2:] + shards[:2]):
+            os.utime(shard, (age, age))
+        others, said = staging.folder() / "others-1.e18", []
+        others.mkdir()
+        all_bytes = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+        excess = shards[2].stat().st_size + 1
+        staging.make_room(others, 10**9, most_bytes=10**9 + all_bytes - excess, say=said.append)
+        assert [shard.name for shard in shards if not shard.exists()] == [shards[2].name, shards[3].name]
+        assert said == [f"deleted the oldest 2 shards of {path}, 0.00 GB, for --disk-max"]
+        with pytest.raises(DataError, match=f"got a copy of {url_of(there)} without 2 shards"):
+            dataset.open(path)
+        there.asked.clear()
+        assert dataset.open(staging.stage(url_of(there), staging.folder())).digest == packed.digest
+        assert {name.partition("/")[2] for name, *_ in there.asked} == {"dataset.json"} | {
+            str(shard.relative_to(path)) for shard in shards[2:4]
+        }
+        assert check(path).problems == ()
+        stack.enter_context(used(path))
+        with pytest.raises(MachineError, match="in use or needed"):
+            staging.make_room(others, 10**9, most_bytes=10**9, say=said.append)
+        assert all(shard.exists() for shard in shards)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("50GB", 50 * 10**9), ("1.5 TB", 15 * 10**11), ("200MB", 2 * 10**8)])

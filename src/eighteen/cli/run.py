@@ -68,7 +68,8 @@ def train(
         stage: Of a dataset at a URL. stream: train as soon as its first shards are here, where it is large; first: when
             all that the recipe reads are.
         warm: Also read the shards that are here already into memory (the page cache), while training starts.
-        disk_max: The most that all datasets brought from URLs may take here, e.g. 50GB: those not used for longest go.
+        disk_max: The most that all datasets brought from URLs may take here, e.g. 50GB: the oldest shards of those not
+            used for longest go.
         new: Start a new run, also where one of the same command could go on.
         into: A folder that a launch has made for it.
         fix: At the end of an epoch apply what the doctor finds meanwhile and is safe: threads, prefetch, smaller parts.

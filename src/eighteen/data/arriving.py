@@ -2,7 +2,7 @@
 
 A copy has from the start all that says where samples lie; its shards come as they are wanted, those first that somebody
 waits for. Each gets its name when it is whole and verified by the SHA-256 that dataset.json has for it; what was cut
-off goes on at its last byte. Until all are there ``MARK`` says where the rest is.
+off goes on at its last byte. ``MARK`` says where they come from.
 """
 
 from __future__ import annotations
@@ -101,11 +101,6 @@ class Arriving:
         tried = f"bring {self.url} to {self._root.parent}"
         require_room(self._root, self.num_bytes_to_come(names), tried=tried, hint=_hint(self._root))
 
-    def settle(self) -> None:
-        """Without a mark, if all files are here."""
-        if not self.lacking(self._stored):
-            (self._root / MARK).unlink(missing_ok=True)
-
     def close(self) -> None:
         """Bring no more; what is on its way is waited for."""
         self._closing.set()
@@ -128,7 +123,6 @@ class Arriving:
                 with unwritable_is_said(self._root, hint=_hint(self._root)), alone_if_free(self._root / LOCK) as mine:
                     if mine:
                         self._bring()
-                        self.settle()
                     else:
                         self._closing.wait(POLL_S)
         except Exception as error:
@@ -225,7 +219,7 @@ class Arriving:
 
 
 def origin(root: Path) -> str | None:
-    """Where the rest of a copy is; None where all files are meant to be there."""
+    """Where the files of a copy come from; None of what is no copy, so that all are meant to be there."""
     try:
         return str(json.loads((root / MARK).read_text("utf-8"))["url"])
     except FileNotFoundError:
@@ -236,7 +230,7 @@ def origin(root: Path) -> str | None:
 
 
 def mark(root: Path, url: str) -> None:
-    """Say where the files are that this copy lacks."""
+    """Say where the files of this copy come from."""
     write_json(root / MARK, {"v": 1, "url": url})
 
 

@@ -62,7 +62,6 @@ def stage(url: str, to: Path, *, on_progress: Progress = lambda *_: None) -> Pat
         names = dataset.shards(dataset.read_facts(path))
         found.require_room(names)
         found.wait(names, on_progress=on_progress)
-        found.settle()
     return path
 
 
@@ -81,14 +80,15 @@ def begin(url: str, to: Path, stack: ExitStack) -> Path:
         name = PurePosixPath(there.path).name.removesuffix(".e18")
         path = to / f"{name}-{hashlib.sha256(facts).hexdigest()[:12]}.e18"
         _use(path, stack)
+        with alone(to):
+            if arriving.origin(path) != url:
+                arriving.mark(path, url)
         if not (path / dataset.FACTS).is_file():
             found, names = Arriving(path, url, stored), [one.name for one in stored if one.name not in shards]
             stack.callback(found.close)
             found.require_room(names)
             found.wait(names)
             with alone(to):
-                if found.lacking(shards):
-                    arriving.mark(path, url)
                 write_atomic(path / dataset.FACTS, facts)
         os.utime(path / dataset.FACTS)  # when it was last used
     return path
@@ -96,22 +96,23 @@ def begin(url: str, to: Path, stack: ExitStack) -> Path:
 
 def make_room(path: Path, num_bytes: int, *, most_bytes: int, say: Callable[[str], object]) -> None:
     """Let the folder of copies have at most ``most_bytes`` when ``num_bytes`` more have come into the copy ``path``:
-    others that nobody uses are deleted, the longest unused first.
+    shards of others that nobody uses are deleted, of the longest unused copy first, and of its shards the oldest.
 
     raises MachineError if that is not enough
     """
     with alone(path.parent):
         sizes = {one: _num_bytes(one) for one in path.parent.iterdir() if one.is_dir()}
+        excess = sum(sizes.values()) + num_bytes - most_bytes
         for other in sorted((one for one in sizes if one != path), key=_last_used):
-            if sum(sizes.values()) + num_bytes <= most_bytes:
+            if excess <= 0:
                 break
             with unused(other) as is_unused:
                 if is_unused:
-                    say(f"deleting {other}, {sizes[other] / 1e9:,.2f} GB, for --disk-max")
-                    (other / dataset.FACTS).unlink(missing_ok=True)  # first: without it, what is left is no dataset
-                    shutil.rmtree(other)
-                    del sizes[other]
-    if (all_bytes := sum(sizes.values()) + num_bytes) > most_bytes:
+                    what, freed = _shrink(other, sizes[other], excess)
+                    say(f"deleted {what}, {freed / 1e9:,.2f} GB, for --disk-max")
+                    excess -= freed
+    if excess > 0:
+        all_bytes = most_bytes + excess
         got, need = f"{all_bytes:,} bytes that are in use or needed", f"at most {most_bytes:,} bytes in {path.parent}"
         hint = f"--disk-max {-(-all_bytes // 10**9)}GB, or a rendition that is smaller"
         raise MachineError(f"bring a dataset to {path}", got=got, need=need, hint=hint)
@@ -131,6 +132,31 @@ def read_ahead(paths: Iterable[Path], *, goes_on: Callable[[], bool]) -> None:
         with path.open("rb", buffering=0) as file:
             while goes_on() and file.readinto(buffer):
                 pass
+
+
+def _shrink(copy: Path, num_bytes: int, excess: int) -> tuple[str, int]:
+    """Delete shards of a copy until it is smaller by ``excess`` bytes, or all of it if they are no more than that, or
+    would not come again; returns what was deleted, and its bytes."""
+    freed, gone = 0, 0
+    for shard in _shards_by_age(copy) if excess < num_bytes else ():
+        if freed >= excess:
+            break
+        freed, gone = freed + shard.stat().st_size, gone + 1
+        shard.unlink()
+    if freed >= excess:
+        return f"the oldest {gone:,} shards of {copy}", freed
+    (copy / dataset.FACTS).unlink(missing_ok=True)  # first: without it, what is left is no dataset
+    shutil.rmtree(copy)
+    return str(copy), num_bytes
+
+
+def _shards_by_age(copy: Path) -> list[Path]:
+    """Those that are here and can come again; none of what is no whole copy."""
+    with suppress(DataError):
+        if arriving.origin(copy):
+            shards = [copy / name for name in dataset.shards(dataset.read_facts(copy))]
+            return sorted((one for one in shards if one.is_file()), key=lambda one: one.stat().st_mtime)
+    return []
 
 
 def _use(path: Path, stack: ExitStack) -> None:
