@@ -20,6 +20,8 @@ TRAIN, VAL, VAL_5 = "#4477aa", "#cc3311", "#ee9977"
 FAINT = "rgba(68, 119, 170, 0.3)"
 PARTS = {"data": "#cc3311", "communication": "#ee7733", "other": "#bbbbbb", "compute": "#4477aa"}  # of a step's time
 
+SHOWN = ("event", "time_s", "step", "epoch", "loss", "top1", "images_per_s", "waits", "lr", "memory_bytes")  # of steps
+
 Figure = dict[str, Any]
 Points = tuple[np.ndarray, np.ndarray]
 Read = Callable[[Event], float | None]
@@ -57,6 +59,11 @@ def figures(events: Sequence[Event]) -> list[Figure]:
         _figure("learning rate", [curve("learning rate", _reads("lr"))], phases, rangemode="tozero"),
         _figure("memory, GiB", [curve("memory", _reads("memory_bytes", 2**-30))], phases, rangemode="tozero"),
     ]
+
+
+def slim(event: Event) -> Event:
+    """Without what no curve shows, if it is one of the many about steps."""
+    return {name: event[name] for name in SHOWN if name in event} if event["event"] == "step" else event
 
 
 def _at(evaluated: Event, steps: Sequence[Event]) -> Event:

@@ -1,7 +1,8 @@
-// Asks the server what is new, every other second, and shows it; live.py has what it answers.
+// Asks the server what is new, again and again, and shows it; live.py has what it answers.
 "use strict";
 
 const EVERY_MS = 2000;
+const PATIENCE = 20; // times as long as an answer took: a long run costs the machine that trains it no more than that
 const LAYOUT = {
   margin: { l: 48, r: 12, t: 60, b: 36 },
   font: { family: "system-ui, sans-serif", size: 11 },
@@ -38,6 +39,7 @@ function state(text, alert) {
 }
 
 async function look() {
+  const asked = performance.now();
   try {
     const answer = await fetch(`now?have=${have}`, { cache: "no-store" });
     if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
@@ -53,7 +55,7 @@ async function look() {
   } catch (error) {
     state(`eighteen live has ended, or cannot be reached (${error.message}); what is below is old`, true);
   }
-  setTimeout(look, EVERY_MS);
+  setTimeout(look, Math.max(EVERY_MS, PATIENCE * (performance.now() - asked)));
 }
 
 look();

@@ -24,7 +24,7 @@ from eighteen.base.errors import UsageError
 from eighteen.base.events import Event, Follower, standing
 from eighteen.base.rundir import RunDir
 from eighteen.results.board import MAX_WIDTH, Board
-from eighteen.results.curves import figures
+from eighteen.results.curves import figures, slim
 from eighteen.results.lines import clock, line, percent
 
 PORT = 8018
@@ -50,6 +50,7 @@ class Page:
         self._lock = threading.Lock()
         self._follower: Follower | None = None
         self._board, self._events = Board(), list[Event]()
+        self._latest = dict[str, Event]()  # by kind
         self._num_told = 0
 
     def now(self, *, have: int = 0) -> dict[str, Any]:
@@ -69,25 +70,25 @@ class Page:
         new = self._follower.new() if self._follower else []
         for event in new:
             self._board.take(event)
-        self._events += new
+            self._latest[event["event"]] = event
+        self._events += map(slim, new)
         if any(event["event"] == "resume" for event in new):
             self._events = standing(self._events)
         self._num_told += len(new)
 
     def _title(self) -> str:
         """For a tab that is not looked at."""
-        facts = {name: value for event in self._events for name, value in event.items()}
-        top1 = next((event["top1"] for event in reversed(self._events) if event["event"] == "eval"), None)
-        done = facts.get("step", 0) / facts["num_steps"] if facts.get("num_steps") else 0.0
-        scores = [] if top1 is None else [f"top-1 {percent(top1)}"]
-        name = self._run.path.name if self._run else "eighteen"
-        return " · ".join([percent(done, digits=0), *scores, name])
+        step, evaluated = self._latest.get("step", {}).get("step", 0), self._latest.get("eval")
+        done = percent(step / (self._board.num_steps or 1), digits=0)
+        scores = [] if evaluated is None else [f"top-1 {percent(evaluated.get('top1'))}"]
+        return " · ".join([done, *scores, self._run.path.name if self._run else "eighteen"])
 
     def _state(self) -> tuple[str, bool]:
         if self._run is None or not self._events:
             return "waiting for the run to begin", False
         heard = f"last heard of {clock(time.time() - self._events[-1]['time_s'])} ago"
-        if self._run.end():
+        began_s, ended_s = (self._latest.get(kind, {}).get("time_s", 0.0) for kind in ("start", "end"))
+        if ended_s > began_s:
             return f"ended, {heard}", False
         if who := lock.holder(self._run):
             return f"trained by {who}, {heard}; eighteen stop {self._run.path} ends it", False
