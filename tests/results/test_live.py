@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -157,10 +158,23 @@ def test_only_this_machine_is_answered_and_nothing_else_is_given(tmp_path, run):
         for wrong in ("recipe.toml", "../recipe.toml", "..%2frecipe.toml", "live.py", "now/../live.html"):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 get(url + wrong)
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            get(url + "now", Host="rebound.example:8018")
+        for wrong in ("rebound.example:8018", "127.0.0.1.example", "[", "localhost:"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                get(url + "now", Host=wrong)
         with pytest.raises(urllib.error.HTTPError, match="501"):
             urllib.request.urlopen(urllib.request.Request(url, data=b"x", method="POST"), timeout=30)
+
+
+def test_a_browser_that_goes_before_it_is_answered_leaves_no_word(tmp_path, run):
+    with live(run.path, cwd=tmp_path) as (process, url):
+        port = int(url.rpartition(":")[2].rstrip("/"))
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port)) as gone:
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+                gone.sendall(b"GET /plotly.js HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert json.loads(get(url + "now"))["have"] == 25
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == ""
 
 
 def test_wrong_arguments_are_said(tmp_path, run):

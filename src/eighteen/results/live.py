@@ -6,6 +6,8 @@ Served on 127.0.0.1 to whoever asks there by that name; it only reads, and knows
 from __future__ import annotations
 
 import json
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -109,7 +111,7 @@ class Page:
 
 
 def newest(parent: Path) -> RunDir | None:
-    """Of the runs in a folder, the one that began last, here or on machines of a launch."""
+    """Of the runs in a folder, the one of which was last heard, here or on machines of a launch."""
     made = [path for path in parent.iterdir() if (path / "events.jsonl").is_file()]
     return RunDir(max(made, key=lambda path: (path / "events.jsonl").stat().st_mtime)) if made else None
 
@@ -124,7 +126,7 @@ def serve(page: Page, *, port: int = PORT, on_ready: Callable[[str], object] = p
         shown = page
 
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server = _Server(("127.0.0.1", port), Handler)
     except (OSError, OverflowError) as error:
         need, hint = "a port that nobody listens at", "--port 0 takes a free one"
         raise UsageError(f"listen at --port {port}", got=str(error), need=need, hint=hint) from error
@@ -133,12 +135,19 @@ def serve(page: Page, *, port: int = PORT, on_ready: Callable[[str], object] = p
         server.serve_forever(poll_interval=0.1)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that has gone before it was answered is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     shown: Page
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in ("127.0.0.1", "localhost"):
+        if not re.fullmatch(r"(127\.0\.0\.1|localhost)(:\d+)?", self.headers.get("Host", "")):
             self.send_error(403, "Asked for by a name that is not this machine's")  # a page elsewhere that got rebound
         elif url.path == "/now":
             have = parse_qs(url.query).get("have", ["0"])[0]
