@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 
 from eighteen.advice.trial import STEPS, found, shortened, trial
@@ -76,3 +82,30 @@ def test_a_trial_that_fails_says_what_the_run_said(pictures, tmp_path):
     recipe = recipes.load("small", batch=8, changes=[*CHANGES, "data.rendition='99'"])
     with pytest.raises(MachineError, match=r"try a few steps: got .*99"):
         list(trial(recipe, data, ranks=1, on_cpu=True, runs_dir=tmp_path))
+
+
+def test_who_is_terminated_leaves_no_trial_and_no_folder(pictures, tmp_path):
+    """A plan that is ended by SIGTERM, as a job of a cluster is, ends the training that it has begun."""
+    pack(pictures, tmp_path / "p.e18", procs=1)
+    words = [sys.executable, "-m", "eighteen", "bench", "p.e18", "--recipe", "small", "--part-seconds", "0.05"]
+    changes = [word for change in (*CHANGES, "phases.0.batch=8") for word in ("--set", change)]
+    with subprocess.Popen([*words, *changes], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        try:
+            while not (found := [*tmp_path.glob(".eighteen-*/.eighteen-*/*/lock")]):
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.1)
+                assert process.returncode is None, process.stderr and process.stderr.read()
+            process.terminate()
+            assert process.wait(60) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert not [path for path in tmp_path.iterdir() if path.name != "p.e18"]
+    assert not processes_with(str(found[0].parents[1]))
+
+
+def processes_with(word):
+    said = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            said.append(path.read_bytes().decode(errors="replace"))
+    return [one for one in said if word in one]

@@ -10,11 +10,12 @@ from cyclopts import Parameter
 
 from eighteen.base.errors import UsageError
 from eighteen.base.files import unwritable_is_said
-from eighteen.cli.app import Changes, app, console, numbers, to_stderr, warn
+from eighteen.cli.app import Changes, app, console, numbers, tidily, to_stderr, warn
 from eighteen.cli.planned import planned
 
 
 @app.command
+@tidily()
 def doctor(
     target: Path,
     *,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -11,7 +13,7 @@ from eighteen import __version__
 from eighteen.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from rich.console import Console
 
@@ -49,6 +51,20 @@ def says_yes(what: str, lines: Iterable[str], question: str, *, is_agreed: bool)
     if not sys.stdin.isatty():
         raise UsageError(what, got="nobody to ask, for there is no terminal", need="a yes to this", hint="--yes")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+@contextmanager
+def tidily() -> Iterator[None]:
+    """Let SIGTERM end what is measured as Ctrl-C does: the trainings that it has begun end too, and its folders go."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def numbers(flag: str, text: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from cyclopts import App
 
 from eighteen.base.errors import UsageError, did_you_mean
 from eighteen.base.world import from_environment
-from eighteen.cli.app import Changes, app, console, numbers, to_stderr
+from eighteen.cli.app import Changes, app, console, numbers, tidily, to_stderr
 
 bench = App(
     name="bench",
@@ -19,6 +19,7 @@ app.command(bench)
 
 
 @bench.default
+@tidily()
 def bench_machine(
     data: Path | None = None,
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from eighteen.cli.app import console, to_stderr
+from eighteen.cli.app import console, tidily, to_stderr
 
 if TYPE_CHECKING:
     from eighteen.advice.planning import Planned
@@ -16,5 +16,5 @@ def planned(dataset: Dataset, **asked: Any) -> Planned:
     from eighteen.advice import planning
     from eighteen.results import packing
 
-    with packing.progress(console(stderr=True), "measuring") as on_progress:
+    with tidily(), packing.progress(console(stderr=True), "measuring") as on_progress:
         return planning.make(dataset, say=to_stderr, on_progress=on_progress, **asked)
