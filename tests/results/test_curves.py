@@ -59,7 +59,7 @@ def test_a_smooth_curve_is_not_pulled_to_zero_and_follows():
     losses = [4.0] * 5 + [1.0] * 60
     smooth = curve(figures([step(number, loss=loss) for number, loss in enumerate(losses)])[LOSS], "train")["y"]
     assert smooth[:5] == [4.0] * 5
-    assert smooth[5] == pytest.approx((0.1 * 1.0 + (1 - 0.9**5) * 0.9 * 4.0) / (1 - 0.9**6), rel=1e-4)
+    assert smooth[5] == pytest.approx((0.2 * 1.0 + (1 - 0.8**5) * 0.8 * 4.0) / (1 - 0.8**6), rel=1e-4)
     assert smooth[-1] == pytest.approx(1.0, abs=0.01)
 
 

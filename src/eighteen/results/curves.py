@@ -14,7 +14,7 @@ from eighteen.base.events import Event
 from eighteen.results.lines import fill
 
 MOST_POINTS = 600
-KEEPS = 0.9  # of a smooth curve, at each of its points
+KEEPS = 0.8  # of a smooth curve, at each of its points
 
 TRAIN, VAL, VAL_5 = "#4477aa", "#cc3311", "#ee9977"
 FAINT = "rgba(68, 119, 170, 0.3)"
