@@ -98,23 +98,21 @@ def test_the_printed_line_shows_the_training(trains):
 
 
 @pytest.mark.soak_cloud
-def test_the_printed_line_shows_tensorboard_until_ctrl_c(trains):
-    with typed(trains, trains.line("TensorBoard at http://127.0.0.1:6006"), ends_with=b"\x03") as screen:
-        screen("TensorBoard ")
-        ask = ["curl", "--fail", "--silent", "http://127.0.0.1:6006/data/plugin/scalars/tags"]
-        assert "train/loss" in wait_until(lambda: trains.lab.run(ask).stdout)
-        assert "127.0.0.1:6006" in trains.lab.hosts["node1"].listening()
-    assert "127.0.0.1:6006" not in trains.lab.hosts["node1"].listening()
-
-
-@pytest.mark.soak_cloud
-def test_the_printed_line_shows_the_live_page_until_ctrl_c(trains):
-    with typed(trains, trains.line("live page at http://127.0.0.1:8018"), ends_with=b"\x03") as screen:
-        screen("http://127.0.0.1:8018/ shows it until Ctrl-C")
-        ask = ["curl", "--fail", "--silent", "http://127.0.0.1:8018/now"]
-        assert "images/s" in wait_until(lambda: trains.lab.run(ask).stdout)
-        assert "127.0.0.1:8018" in trains.lab.hosts["node1"].listening()
-    assert "127.0.0.1:8018" not in trains.lab.hosts["node1"].listening()
+@pytest.mark.parametrize(
+    ("page", "port", "says", "path", "shows"),
+    [
+        ("TensorBoard", 6006, "TensorBoard ", "data/plugin/scalars/tags", "train/loss"),
+        ("live page", 8018, "shows it until Ctrl-C", "now", "images/s"),
+    ],
+)
+def test_the_printed_lines_show_pages_until_ctrl_c(trains, page, port, says, path, shows):
+    url, there = f"http://127.0.0.1:{port}", trains.lab.hosts["node1"]
+    with typed(trains, trains.line(f"{page} at {url}"), ends_with=b"\x03") as screen:
+        screen(says)
+        ask = ["curl", "--fail", "--silent", f"{url}/{path}"]
+        assert shows in wait_until(lambda: trains.lab.run(ask).stdout)
+        assert f"127.0.0.1:{port}" in there.listening()
+    assert f"127.0.0.1:{port}" not in there.listening()
 
 
 @contextmanager
