@@ -186,6 +186,7 @@ def test_wrong_arguments_are_said(tmp_path, run):
 
     assert "show runs/nothing: got no such folder" in said("runs/nothing")
     assert "show elsewhere: got no such folder" in said("--runs-dir", "elsewhere")
+    assert "show runs: got a folder without a run" in said("runs")
     assert "--port 70000" in said("--port", "70000")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

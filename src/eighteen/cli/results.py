@@ -62,10 +62,11 @@ def live(run: Path | None = None, *, port: int = 8018, runs_dir: Path = Path("ru
     from eighteen.base.rundir import RunDir
     from eighteen.results import live
 
-    place = runs_dir if run is None else run
-    if not place.is_dir():
+    place, signs = (runs_dir, ("",)) if run is None else (run, ("recipe.toml", "events.jsonl", "launch"))
+    if not any((place / sign).exists() for sign in signs):
+        got = "a folder without a run" if place.is_dir() else "no such folder"
         need, hint = "a folder that eighteen train made", "ls runs/, or first eighteen train photos.e18"
-        raise UsageError(f"show {place}", got="no such folder", need=need, hint=hint)
+        raise UsageError(f"show {place}", got=got, need=need, hint=hint)
     find = partial(live.newest, runs_dir) if run is None else partial(RunDir, run)
     live.serve(live.Page(find), port=port, on_ready=lambda url: print(f"{url} shows it until Ctrl-C", flush=True))
 

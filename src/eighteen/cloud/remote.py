@@ -148,7 +148,8 @@ class Remote:
 
     def look_at(self, page: str, session: str) -> list[str]:
         """What a person types to see one of PAGES, at the same port here, until Ctrl-C."""
-        forward = ["-L", "127.0.0.1:{0}:127.0.0.1:{0}".format(PAGES[page].port)]
+        port = PAGES[page].port
+        forward = ["-L", f"127.0.0.1:{port}:127.0.0.1:{port}"]
         return [*self._short()[:-1], *forward, str(self.host), "-t", f".eighteen/launches/{session}/{page}"]
 
     @contextmanager

@@ -29,7 +29,6 @@ from eighteen.results.board import MAX_WIDTH, Board
 from eighteen.results.curves import figures, slim
 from eighteen.results.lines import clock, line, percent
 
-PORT = 8018
 MOST_LINES = 200
 ALERTS = ("warning", "skip", "notice", "restart", "finding", "fixed")
 QUIET = ("step", "epoch", "reached", "checkpoint")  # kinds that the curves and the board say
@@ -116,7 +115,7 @@ def newest(parent: Path) -> RunDir | None:
     return RunDir(max(made, key=lambda path: (path / "events.jsonl").stat().st_mtime)) if made else None
 
 
-def serve(page: Page, *, port: int = PORT, on_ready: Callable[[str], object] = print) -> None:
+def serve(page: Page, *, port: int, on_ready: Callable[[str], object]) -> None:
     """Answer at 127.0.0.1 until KeyboardInterrupt; ``on_ready`` gets the page's URL. port: 0 takes a free one
 
     raises UsageError for a port that cannot be had
