@@ -21,7 +21,7 @@ help:  ## list the targets
 demo: $(ENV)  ## draw pictures, then pack, train, eval and predict: about a minute on two cores
 	@$(BIN)/eighteen demo demo
 
-test: $(ENV)  ## run all tests
+test: $(ENV)  ## run all tests: half an hour on two cores
 	@$(BIN)/pytest -q --durations=10
 
 soak: $(ENV)  ## run the long proofs of docs/reliability.md: half an hour
