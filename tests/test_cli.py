@@ -44,8 +44,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("trian DATA", 2, r'Did you mean "train"'),
-        ("train DATA --epoch 3", 2, r"Try: eighteen train --help"),
+        ("trian DATA", 2, r'got unknown command "trian".*\n  Try: did you mean "train"\?'),
+        ("train DATA more", 2, "eighteen train: got more as well, need what its help shows"),
+        ("eval", 2, "eighteen eval: got no RUN"),
+        ("train DATA --epochs", 2, "got --epochs without its value"),
+        ("train DATA --epochs two", 2, 'got invalid value for --epochs: unable to convert "two"'),
+        ("train DATA --epoch 3", 2, "did you mean --epochs"),
         ("train", 2, "got nothing to train on, need data, or a run to resume"),
         ("train DATA --resume runs/x", 3, "got no recipe.toml there"),
         ("train nowhere.e18", 3, "open nowhere.e18: got nothing there"),

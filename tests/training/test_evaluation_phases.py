@@ -95,7 +95,7 @@ def test_predictions_take_tta_only_if_asked(ended, pictures, capsys):
         said.append(json.loads(capsys.readouterr().out)["probability"])
     assert said[0] == said[1] != said[2]
     assert main(["predict", str(ended.run), str(picture), "--tta", "crop"]) == 2
-    assert 'Did you mean "crops"?' in capsys.readouterr().err
+    assert 'did you mean "crops"?' in capsys.readouterr().err
 
 
 def test_a_run_that_goes_on_knows_of_which_evaluations_its_best_is(data, ended, tmp_path):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from eighteen.base.errors import EighteenError, UsageError
 from eighteen.base.hardware import let_threads_sleep
@@ -40,9 +40,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        got, need = str(error).rstrip("."), "a command as --help shows it"
-        hint = " ".join(["eighteen", *(error.command_chain or ()), "--help"])
-        return _show(UsageError("read the command line", got=got, need=need, hint=hint))
+        return _show(_misread(error))
     except EighteenError as error:
         return _show(error)
     except KeyboardInterrupt:
@@ -51,6 +49,20 @@ def main(arguments: Iterable[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def _misread(error: CycloptsError) -> UsageError:
+    """What the command line lacks, has too much, or spells otherwise, in our four parts."""
+    command = " ".join(["eighteen", *(error.command_chain or ())])
+    said, _, near = str(error).partition(" Available commands: ")[0].partition(" Did you mean ")
+    got = said[:1].lower() + said[1:].rstrip(".")
+    if isinstance(error, UnusedCliTokensError):
+        got = f"{' '.join(error.unused_tokens or ())} as well"
+    elif isinstance(error, MissingArgumentError) and error.argument:
+        option = error.keyword or next((token.keyword for token in error.argument.tokens), None)
+        got = f"{option} without its value" if option else f"no {error.argument.name.lstrip('-').upper()}"
+    hint = f"did you mean {near}" if near else f"{command} --help"
+    return UsageError(command, got=got, need="what its help shows", hint=hint)
 
 
 def _show(error: EighteenError) -> int:
