@@ -18,10 +18,10 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(ENV)  ## draw pictures, then pack, train, eval and predict: about a minute on two cores
+demo: $(ENV)  ## draw pictures, then pack, train, eval and predict: one to three minutes on two cores
 	@$(BIN)/eighteen demo demo
 
-test: $(ENV)  ## run all tests: half an hour on two cores
+test: $(ENV)  ## run all tests: 30 to 45 minutes on two cores
 	@$(BIN)/pytest -q --durations=10
 
 soak: $(ENV)  ## run the long proofs of docs/reliability.md: half an hour
