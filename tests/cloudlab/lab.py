@@ -108,6 +108,8 @@ def missing(folder: Path) -> str | None:
         return "a lab of hosts needs root"
     if lacks := [name for name in PROGRAMS if not shutil.which(name)]:
         return f"a lab of hosts needs {', '.join(lacks)}"
+    if Path(sys.prefix).resolve().is_relative_to("/tmp"):
+        return f"a lab of hosts needs packages elsewhere than in {sys.prefix}: each host has a /tmp of its own"
     tried = """memory 755 "$LAB"; mkdir "$LAB/root"; over / "$LAB" "$LAB/root"; mount -t proc proc "$LAB/root/proc"
     ip link add lab type bridge; ip link add name left type veth peer name right; chroot "$LAB/root" true"""
     done = subprocess.run(
