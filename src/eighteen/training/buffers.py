@@ -17,7 +17,7 @@ def flatten_buffers(model: nn.Module, dtype: torch.dtype = torch.float32) -> Ten
         if buffer is not None and buffer.dtype == dtype
     ]
     if not owners:
-        return torch.empty(0, dtype=dtype)
+        return next(model.parameters()).new_empty(0, dtype=dtype)  # where its steps are computed
     flat = torch.cat([buffer.flatten() for _, _, buffer in owners])
     start = 0
     for module, name, buffer in owners:
