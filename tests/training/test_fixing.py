@@ -46,7 +46,7 @@ def test_a_recipe_that_does_not_let_it_is_left_alone(data, tmp_path):
 def test_smaller_parts_hold_from_a_step_on_as_where_memory_runs_out(data, tmp_path):
     run = train(data, tmp_path, "train.fix=true", on_event=asking(tmp_path, {"train.micro_batch": 6})).run
     (told,) = happened(run, "fixed")
-    assert json.loads((run / "room.json").read_text())["halvings"] == [[told["step"], 6]]
+    assert json.loads((run / "room.json").read_text())["halvings"] == [[told["step"], 0, 6]]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"fixes": 3}', '{"fixes": {"data.threads": "x"}}'])

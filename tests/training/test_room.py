@@ -17,6 +17,8 @@ from eighteen.base.events import STOP
 from eighteen.base.world import World
 from eighteen.training import room
 from eighteen.training import state as states
+from eighteen.training.calibration import calibrate
+from eighteen.training.step import train_step
 from eighteen.training.train import torch_settings, train_loader
 
 
@@ -26,7 +28,7 @@ def cramped(*rooms: int, since: int = 0, net: str = "normed") -> tuple[str, ...]
 
 def test_a_step_that_does_not_fit_is_taken_again_in_parts_half_as_large(data, tmp_path):
     run = train(data, tmp_path, *cramped(7)).run
-    assert json.loads((run / "room.json").read_text())["halvings"] == [[0, 13], [0, 6]]
+    assert json.loads((run / "room.json").read_text())["halvings"] == [[0, 16, 13], [0, 16, 6]]
     told = [event["text"] for event in happened(run, "warning")]
     assert told == [f"memory ran out at step 0: parts of {size} pictures from here on" for size in (13, 6)]
     small = train(data, tmp_path, *cramped(7), "train.micro_batch=6").run
@@ -49,16 +51,39 @@ def test_each_phase_takes_parts_of_its_own(data, tmp_path):
 def test_memory_that_runs_out_in_one_phase_leaves_smaller_parts_of_another_alone(data, tmp_path):
     sizes = "phases=[{epochs=3, size=16, batch=26}, {epochs=3, size=16, batch=26, micro_batch=4}]"
     run = train(data, tmp_path, *cramped(7), sizes).run
-    assert json.loads((run / "room.json").read_text())["halvings"] == [[0, 13], [0, 6]]
+    assert json.loads((run / "room.json").read_text())["halvings"] == [[0, 16, 13], [0, 16, 6]]
     small = train(data, tmp_path, *cramped(7), sizes, "train.micro_batch=6").run
     assert differing(saved(run), saved(small)) == []
+
+
+def test_memory_that_runs_out_at_one_size_leaves_smaller_pictures_whole(data, tmp_path, monkeypatch):
+    """Also where it does while steps are only measured, before the first."""
+    taken = set()
+
+    def step(job, state, batch, now, **more):
+        taken.add((now.size, now.micro_batch))
+        if now.size == 32 and not 0 < now.micro_batch <= 13:
+            raise torch.OutOfMemoryError("pretended")
+        return train_step(job, state, batch, now, **more)
+
+    monkeypatch.setattr(room, "train_step", step)
+    this = make_job(data, tmp_path, "phases=[{epochs=3, size=16, batch=26}, {epochs=3, size=32, batch=26}]")
+    state = states.start(this)
+    calibrate(this, state, room=room.Room(this, state), afresh=True)
+    assert taken == {(16, 0), (32, 0), (32, 13)}
+    again = room.Room(this, state)
+    with train_loader(this, state) as loader:
+        for now, batch in loader:
+            again.step(batch, now, count_hits=False, asks=(False, False, False))
+    assert taken == {(16, 0), (32, 0), (32, 13)}
+    assert json.loads(this.run.room.read_text())["halvings"] == [[0, 32, 13]]
 
 
 def test_a_step_that_is_broken_off_leaves_nothing_behind(data, tmp_path):
     """Neither gradients nor running statistics: only rounding tells the runs apart, as a batch is cut otherwise."""
     plain = train(data, tmp_path, model("grouped")).run
     run = train(data, tmp_path, *cramped(13, since=9, net="grouped")).run
-    assert json.loads((run / "room.json").read_text())["halvings"] == [[9, 13]]
+    assert json.loads((run / "room.json").read_text())["halvings"] == [[9, 16, 13]]
     ours = {name.removeprefix("net."): weight for name, weight in saved(run).items()}
     assert distance(ours, saved(plain)) < 1e-5
     this = make_job(data, tmp_path, *cramped(1))
@@ -105,7 +130,7 @@ def test_another_failure_of_torch_is_not_taken_for_it(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"halvings": 3}', '{"halvings": [["a", 2]]}', '{"halvings": [[1, 1]]}']
+    "text", ["", "{", "[]", '{"halvings": 3}', '{"halvings": [["a", 2, 2]]}', '{"halvings": [[1, 1, 1]]}']
 )
 def test_a_file_that_says_something_else_says_nothing(tmp_path, text):
     (tmp_path / "room.json").write_text(text)
@@ -118,7 +143,7 @@ def test_ranks_with_different_memory_go_on_together(data, tmp_path):
     assert [event["reason"] for event in restarts] == ["rank 1 ran out of memory"] * len(restarts)
     assert 1 <= len(restarts) <= 3
     assert {step["step"] for step in happened(run, "step")} == {*range(NUM_STEPS)}
-    assert room.read(rundir.open(run).room)[-1][1] <= 4
+    assert room.read(rundir.open(run).room)[-1][-1] <= 4
 
 
 @pytest.mark.soak
@@ -134,5 +159,5 @@ def test_ranks_with_any_memory_end_alike(data, tmp_path):
         shares = [World(rank, procs).slice(26) for rank in range(procs)]
         needs = any(share.stop - share.start > most for share, most in zip(shares, rooms, strict=True))
         assert bool(found) == needs, (rooms, found)
-        assert not found or found[-1][1] <= min(rooms)
+        assert not found or found[-1][-1] <= min(rooms)
         assert happened(run, "end")[-1]["exit_code"] == 0

@@ -1,6 +1,7 @@
-"""Steps that fit into memory: one that does not is taken again in parts half as large, and so are all after it.
+"""Steps that fit into memory: one that does not is taken again in parts half as large, and so are all after it whose
+pictures are as large.
 
-The global batch stays, so rates and numbers of steps do too. How large parts are from which step on is kept in
+The global batch stays, so rates and numbers of steps do too. How large parts are from which step and size on is kept in
 ``RUN/room.json``: whoever goes on with the run, from whichever checkpoint, does what was done before. A rank that is
 not alone cannot take a step again, since the others are in the middle of it: it writes this down and ends with
 OutOfMemory, and whoever started the ranks starts them again.
@@ -51,16 +52,16 @@ class Room:
             self._halve(now, said)
 
     def shrink(self, step: int, size: int) -> None:
-        """From this step on take parts of at most so many pictures; all ranks are told the same."""
+        """From this step on take parts of at most so many pictures of any size; all ranks are told the same."""
         if isinstance(self._state.parts, Slices) and size >= LEAST:
-            self._keep(step, size)
+            self._keep(step, 0, size)
 
     def _fitting(self, now: Step) -> Step:
         """The step in parts that are known to fit."""
-        sizes = [size for step, size in self._halvings if step <= now.number]
-        if not sizes or 0 < now.micro_batch <= min(sizes):
+        parts = [size for step, side, size in self._halvings if step <= now.number and side <= now.size]
+        if not parts or 0 < now.micro_batch <= min(parts):
             return now
-        return replace(now, row=now.row.model_copy(update={"micro_batch": min(sizes)}))
+        return replace(now, row=now.row.model_copy(update={"micro_batch": min(parts)}))
 
     def _take_back(self) -> None:
         """What a step that was broken off has changed."""
@@ -79,15 +80,15 @@ class Room:
         if size // 2 < LEAST:
             need, hint = "memory for it", "a smaller model or size, or more --set train.virtual_workers"
             raise MachineError(tried, got=said, need=need, hint=hint)
-        self._keep(now.number, size // 2)
+        self._keep(now.number, now.size, size // 2)
         text = f"memory ran out at step {now.number}: parts of {size // 2} pictures from here on"
         if world.size > 1:
             need, hint = "memory for it", f"eighteen train --resume {self._this.run.path}, which takes smaller ones"
             raise OutOfMemory(tried, got=said, need=need, hint=hint)
         self.warn(text)
 
-    def _keep(self, step: int, size: int) -> None:
-        self._halvings.append((step, size))
+    def _keep(self, step: int, side: int, size: int) -> None:
+        self._halvings.append((step, side, size))
         write_json(self._this.run.room, {"v": 1, "halvings": self._halvings})
 
 
@@ -96,11 +97,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def read(path: Path) -> list[tuple[int, int]]:
-    """(step, size of parts from there on); none where the file is not there or says something else."""
+def read(path: Path) -> list[tuple[int, int, int]]:
+    """(step, side, size of parts), from that step on and for pictures of that side or more; none where the file is not
+    there or says something else.
+    """
     try:
         rows = json.loads(path.read_text("utf-8"))["halvings"]
-        found = [(int(step), int(size)) for step, size in rows]
+        found = [(int(step), int(side), int(size)) for step, side, size in rows]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [(step, size) for step, size in found if step >= 0 and size >= LEAST]
+    return [one for one in found if min(one) >= 0 and one[-1] >= LEAST]
