@@ -36,6 +36,7 @@ def test_digits_and_text_are_not_mirrored_and_what_lies_either_way_is(tmp_path, 
     said: list[str] = []
     recipe = resolve("tiny", dataset, say=said.append, changes=["augment.flip=auto"])
     assert recipe.augment.flip == flip
+    assert recipe.eval.tta == ("crops" if flip else "none"), "its views have mirror images"
     assert [line for line in said if line.startswith("mirrored pictures mean")]
     asked = resolve("tiny", dataset, say=said.append, changes=["augment.flip='alternate'"])
     assert asked.augment.flip == "alternate"

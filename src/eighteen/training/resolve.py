@@ -57,8 +57,13 @@ def resolve(
     largest = max(phase.batch for phase in resolved.phases)
     if resolved.optim.name == "sgd" and largest > LARGEST_OF_SGD:
         say(f"a batch of {largest:,} is large for sgd, which may not learn with it: --set optim.name=lars, or muon")
+    if largest > facts.num_samples and (fewer := auto.small_batch(resolved, facts.num_samples)):
+        say(f"a batch of {largest:,} has all {facts.num_samples:,} pictures more than once: --batch {fewer}")
     if resolved.augment.flip == "auto":
         resolved = _mirrored_or_not(resolved, dataset, say)
+    if not resolved.augment.flip and resolved.eval.tta != "none":
+        say(f"no test-time augmentation: {resolved.eval.tta} has mirror images, and augment.flip = false")
+        resolved = resolved.model_copy(update={"eval": resolved.eval.model_copy(update={"tta": "none"})})
     return _normalised(resolved)
 
 
