@@ -65,6 +65,16 @@ def test_what_fails_or_has_no_time_left_is_left_out_with_the_reason(data, recipe
     assert found.left_out == {"48 px, synthetic, eager": "no time was left"}
 
 
+@pytest.mark.parametrize("name", ["muon", "lars"])
+def test_lightning_steps_with_our_own_optimisers_too(data, recipe, name):
+    """It computes the loss in a closure, which an optimiser has to call."""
+    found = measure(
+        recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"name": name})}), data, sizes=(32,)
+    )
+    assert found.left_out == {}
+    assert found.rows[0].lightning_over
+
+
 def test_without_lightning_its_turns_are_left_out(data, recipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning", None)
     found = measure(recipe, data, sizes=(32,), num_rounds=1, pictures=("synthetic",))

@@ -22,7 +22,11 @@ class ByHand:
     def __init__(self, this: Job) -> None:
         self.model = models.build(this.recipe.model, num_classes=this.num_classes, in_chans=this.channels)
         self.model.to(this.device).to(memory_format=torch.channels_last)
-        self.optimizer = optim.optimizer(self.model, this.recipe.optim, lr_scale=this.recipe.model.lr_scale)
+        freeze_to = this.recipe.model.freeze_to
+        self._frozen = models.freeze_to(self.model, freeze_to) if freeze_to else []
+        self.train_mode()
+        lr_scale, dtype = this.recipe.model.lr_scale, this.dtype
+        self.optimizer = optim.optimizer(self.model, this.recipe.optim, lr_scale=lr_scale, dtype=dtype)
         for group in self.optimizer.param_groups:
             group["lr"] = LR
         self._net: dict[bool, nn.Module] = {False: self.model}
@@ -32,6 +36,12 @@ class ByHand:
         self._mean, self._std = (
             torch.tensor(values, device=this.device).mul_(255).view(1, -1, 1, 1) for values in (card.mean, card.std)
         )
+
+    def train_mode(self) -> None:
+        """But for what is frozen."""
+        self.model.train()
+        for module in self._frozen:
+            module.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] uint8 -> [N, K] logits."""

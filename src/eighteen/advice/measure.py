@@ -266,7 +266,7 @@ def _evaluate(this: Job, by_hand: ByHand, part_s: float) -> Iterator[Part]:
     by_hand.model.eval()
     with torch.inference_mode():
         times = repeated(lambda: by_hand.forward(images), part_s, this.device)
-    by_hand.model.train()
+    by_hand.train_mode()
     yield part("evaluate", times, settings.batch, "pictures", size=settings.size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,12 +28,16 @@ class Lars(torch.optim.SGD):
         super().__init__(groups, lr=0.0, momentum=momentum, nesterov=nesterov and momentum > 0, fused=True)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # there is no loss to evaluate again
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """closure: called first, as torch's optimisers do; what it returns is returned"""
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if group["is_matrix"] and weights:
                 self._scale([weight.grad for weight in weights], weights, group["decay"])
         super().step()
+        return loss
 
     def _scale(self, gradients: list[Tensor], weights: list[Tensor], decay: float) -> None:
         """Gradients that are not finite stay so: the fused kernel then leaves all as it is."""

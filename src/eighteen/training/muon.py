@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,13 +49,17 @@ class Muon(torch.optim.Optimizer):
             self._others.state = self.state  # the groups are the same dicts already
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # there is no loss to evaluate again
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """closure: called first, as torch's optimisers do; what it returns is returned"""
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             if group["is_matrix"]:
                 self._turn(group)
         if self._others:
             self._others.found_inf = self.found_inf  # type: ignore[attr-defined]
             self._others.step()
+        return loss
 
     def _turn(self, group: dict[str, Any]) -> None:
         """All weights of one shape at once."""
