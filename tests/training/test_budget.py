@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from eighteen.base.budget import Revision, in_force
 from eighteen.base.errors import BudgetSpent, Stopped, UsageError
 from eighteen.base.schedule import schedule
 from eighteen.data.dataset import Dataset
-from eighteen.training import calibration, checkpoint, state
+from eighteen.training import calibration, checkpoint, pace, state
 from eighteen.training import train as trainer
 from eighteen.training.step import train_step
 
@@ -121,6 +122,26 @@ def test_too_short_a_time_is_refused_with_the_least(data, tmp_path):
     assert ended(run)["reason"] == "UsageError"
 
 
+def test_the_least_that_is_said_is_enough_though_measuring_took_longer(data, tmp_path, cache, monkeypatch):
+    """It is not measured again for a time that is over already."""
+    asked, calibrate = [], pace.calibrate
+    monkeypatch.setattr(pace, "calibrate", lambda *given, **more: asked.append(more) or calibrate(*given, **more))
+    slow = (*SLOW, "model.args.slow_s=0.3")
+    with pytest.raises(UsageError, match=r"\n  Try: --time \d+s, which costs \$") as said:
+        train(data, tmp_path, *slow, time=0.01, price_usd_h=36.0)
+    enough = re.search(r"--time (\d+s)", str(said.value))
+    assert enough
+    with pytest.raises(UsageError, match=r"got 0\.01 s"):
+        train(data, tmp_path, *slow, time=0.01)
+    assert [bool(more.get("afresh")) for more in asked] == [False, False]
+    cache.unlink()
+    with pytest.raises(UsageError, match=r"and measuring took \d+ s, .*\n  Try: the same command again"):
+        train(data, tmp_path, *slow, time=enough[1])
+    run = train(data, tmp_path, *slow, time=enough[1]).run
+    assert happened(run, "calibrated")[0]["cached"]
+    assert ended(run)["reason"] == "done"
+
+
 def test_a_goal_needs_a_split_to_evaluate(tmp_path):
     alone = eighteen.pack({"train": pictures(64, seed=1)}, tmp_path / "alone.e18", val=0.0, procs=1)
     with pytest.raises(UsageError, match="--until: got a dataset with train, need a split val"):
@@ -176,8 +197,9 @@ def test_speeds_are_kept_between_runs_and_a_broken_file_is_replaced(data, tmp_pa
         cache.write_text(broken)
         assert not calibration.calibrate(this, state.start(this)).is_cached
         assert calibration.calibrate(this, state.start(this)).is_cached
-    other = make_job(data, tmp_path, "budget.seconds=60", "phases.0.size=24")
-    assert not calibration.calibrate(other, state.start(other)).is_cached
+    for changed in ("phases.0.size=24", "data.keep='never'", "optim.clip=1.0"):
+        other = make_job(data, tmp_path, "budget.seconds=60", changed)
+        assert not calibration.calibrate(other, state.start(other)).is_cached
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(data, tmp_path, monkeypatch):

@@ -190,7 +190,8 @@ def _key(this: Job) -> str:
     recipe, device = this.recipe, this.device
     facts = {
         "model": recipe.model.model_dump(mode="json", exclude={"init"}),
-        "optim": [recipe.optim.name, bool(recipe.optim.ema)],
+        "optim": [recipe.optim.name, bool(recipe.optim.ema), bool(recipe.optim.clip)],
+        "kept": recipe.data.model_dump(mode="json", include={"keep", "rendition"}),
         "augment": recipe.augment.model_dump(mode="json"),
         "train": recipe.train.model_dump(mode="json", include={"precision", "compile", "exact", "deterministic"}),
         "data": this.data.digest,

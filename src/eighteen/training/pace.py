@@ -18,7 +18,7 @@ from eighteen.base.errors import UsageError
 from eighteen.base.events import Told
 from eighteen.base.schedule import Step
 from eighteen.training import dist
-from eighteen.training.calibration import EXIT_S, calibrate, save_seconds, unchanged
+from eighteen.training.calibration import EXIT_S, Calibration, calibrate, save_seconds, unchanged
 from eighteen.training.evaluate import Evaluation
 from eighteen.training.heartbeat import Heartbeat
 from eighteen.training.job import Job
@@ -55,7 +55,7 @@ class Pace:
         if self._seconds is None:
             return []
         found = calibrate(self._this, state, room=self._room)
-        if found.is_cached and state.step == 0 and not self._is_enough(found.costs):
+        if found.is_cached and state.step == 0 and not self._is_enough(found.costs) and self._is_left:
             found = calibrate(self._this, state, room=self._room, afresh=True)  # that machine may have been busy
         self._costs = found.costs
         costs = {
@@ -65,7 +65,7 @@ class Pace:
         }
         told = {"seconds": found.seconds, "cached": found.is_cached, **costs}
         if state.step == 0:
-            self._require_enough(found.costs)
+            self._require_enough(found)
         planned = self.revise(state.step)
         self._keep_clock(now=True)
         return [("calibrated", told), ("budget", planned)]
@@ -187,16 +187,30 @@ class Pace:
         needed = self._state.clock.seconds + least(self._state.plan, costs, every=self._this.recipe.eval.every)
         return dist.share(needed, self._this.world, self._this.device)
 
+    @property
+    def _is_left(self) -> bool:
+        """Whether any time is, on the first rank."""
+        assert self._seconds is not None
+        return dist.share(self._state.clock.seconds < self._seconds, self._this.world, self._this.device)
+
     def _is_enough(self, costs: Costs) -> bool:
         assert self._seconds is not None
         return self._needed(costs) <= self._seconds
 
-    def _require_enough(self, costs: Costs) -> None:
+    def _require_enough(self, found: Calibration) -> None:
+        """Measuring is no part of what a run needs: the next one knows."""
         assert self._seconds is not None
-        if (needed := self._needed(costs)) <= self._seconds:
+        if (needed := self._needed(found.costs)) <= self._seconds:
             return
-        got, need = f"{self._seconds:g} s", f"at least {math.ceil(needed)} s for one epoch and its evaluation"
-        error = UsageError("train in the time given", got=got, need=need, hint=f"--time {math.ceil(1.1 * needed)}s")
+        least, price = needed - (0.0 if found.is_cached else found.seconds), self._this.recipe.budget.price_usd_h
+        got, need = f"{self._seconds:g} s", f"at least {math.ceil(least)} s for one epoch and its evaluation"
+        hint = f"--time {math.ceil(1.1 * least)}s"
+        if price:
+            hint += f", which costs ${1.1 * least / 3600 * price:.2g}"
+        if least <= self._seconds:
+            got += f", and measuring took {found.seconds:.0f} s"
+            hint = "the same command again, which need not measure"
+        error = UsageError("train in the time given", got=got, need=need, hint=hint)
         if self._this.world.is_first:
             facts = {"step": 0, "seconds": 0.0, "exit_code": error.exit_code}
             self._this.run.event("end", reason=type(error).__name__, **facts)
