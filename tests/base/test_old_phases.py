@@ -137,7 +137,10 @@ def test_an_older_list_with_rates_that_drop_and_use_ar():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("__import__('os').system('true')", "got what is no plain data .*, need a list of dicts"),
+        (
+            "__import__('os').system('true')",
+            r"got what is no plain data \(malformed node or string\), need a list of dicts",
+        ),
         ("[{'ep': 0, 'lr': lr*2}]", "no plain data"),
         ("[{'ep': 0, 'bs': open('x')}]", "no plain data"),
         ("[{[]: 0}]", "no plain data"),
@@ -162,6 +165,15 @@ def test_an_older_list_with_rates_that_drop_and_use_ar():
         ("[P, {'ep': (0, 3), 'lr': 1}, {'ep': (2, 4), 'lr': 1}]", "entry 1: got an overlap from epoch 2 to 3"),
         ("[P, P, {'ep': (0, 3), 'lr': 1}]", "entry 1: got an overlap: bs at epoch 0 after bs at epoch 0"),
         ("[P, {'ep': 5, 'sz': 8, 'bs': 8}, {'ep': (0, 3), 'lr': 1}]", "from epoch 5 on, where the rates have ended"),
+        (
+            "[{'ep': (0, 5), 'sz': 32, 'bs': 8}, {'ep': 7, 'sz': 64, 'bs': 8}, {'ep': (0, 9), 'lr': 1}]",
+            r"entry 0: got a gap from epoch 5 to 7, need sizes that follow each other .*\n.*'ep': \(0, 7\)",
+        ),
+        (
+            "[{'ep': (0, 5), 'sz': 32, 'bs': 8}, {'ep': 3, 'bs': 9, 'keep_dl': True}, {'ep': (0, 9), 'lr': 1}]",
+            "entry 0: got an overlap from epoch 3 to 5",
+        ),
+        ("[{'ep': (0, 9), 'sz': 32, 'bs': 8}, {'ep': (0, 3), 'lr': 1}]", "entry 0: got an overlap from epoch 3 to 9"),
         ("[P, {'ep': 0, 'lr': 1}]", "got no end after epoch 0, need 'ep': \\(first, last\\) at last"),
         ("[P, {'ep': 0, 'lr': (1, 2)}, {'ep': (2, 3), 'lr': 1}]", "got two rates but no last epoch"),
         ("[P, {'ep': (3, 0), 'lr': 1}]", "need \\(first, last\\) epochs that rise"),

@@ -59,6 +59,9 @@ def test_another_model_brings_no_args():
             'data: got values that contradict each other, need order "shuffled"',
         ),
         ("budget.cost_usd=5", "budget: got values that contradict each other, need price_usd_h beside cost_usd"),
+        ("phases=3", "phases: got 3, need a valid tuple"),
+        ("phases.0='a'", r"phases\[0\]: got 'a', need a valid dictionary"),
+        ("eval=3", "eval: got 3, need a valid dictionary"),
         ("nothing", "got no key=value"),
         ("name.x.y=1", "not a table"),
     ],
@@ -80,6 +83,11 @@ def test_own_recipe_is_a_file(tmp_path):
     mine.write_text("name = ")
     with pytest.raises(RecipeError, match="need TOML"):
         recipes.load(str(mine))
+
+
+def test_a_rendition_may_be_named_by_its_side():
+    recipe = recipes.load("small", changes=["phases.0.rendition=160", "data.rendition=352"])
+    assert (recipe.phases[0].rendition, recipe.data.rendition) == ("160", "352")
 
 
 def test_size_in_percent_is_of_the_datasets_side():

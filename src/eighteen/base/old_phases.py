@@ -76,7 +76,7 @@ def _entries(text: str) -> list[dict[str, Any]]:
         found = ast.literal_eval(text.strip())
         shown = repr(found)[:80]  # a ValueError for a number of too many digits
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        got = f"what is no plain data ({str(error)[:80] or type(error).__name__})"
+        got = f"what is no plain data ({re.sub(' on line .*|: <.*', '', str(error))[:80] or type(error).__name__})"
         raise RecipeError("--from-phases", got=got, need=need, hint=EXAMPLE) from None
     if not isinstance(found, list | tuple) or not found or not all(isinstance(entry, dict) for entry in found):
         raise RecipeError("--from-phases", got=shown, need=need, hint=EXAMPLE)
@@ -101,9 +101,7 @@ def _lines(entries: list[dict[str, Any]]) -> list[_Line]:
         if end is None and then is None:
             raise _wrong(number, got=f"no end after epoch {start:g}", need="'ep': (first, last) at last", hint=EXAMPLE)
         if end is not None and then is not None and end != then:
-            what = "a gap" if end < then else "an overlap"
-            got = f"{what} from epoch {min(end, then):g} to {max(end, then):g}"
-            raise _wrong(number, got=got, need="rates that follow each other", hint=f"'ep': ({start:g}, {then:g})")
+            raise _not_joined(number, start, end, then, need="rates that follow each other")
         rates = _numbers(number, entry, "lr", least=0.0)
         if len(rates) == 2 and end is None:
             hint = f"'ep': ({start:g}, {then:g})"
@@ -136,6 +134,10 @@ def _pictures(entries: list[dict[str, Any]], *, end: float) -> list[_Pictures]:
     if starts[-1] >= end:
         got = f"a phase from epoch {starts[-1]:g} on, where the rates have ended"
         raise _wrong(numbered[-1][0], got=got, need=f"an epoch below {end:g}", hint="a last lr that ends later")
+    for (number, entry), start, then in zip(numbered, starts, [*starts[1:], end], strict=True):
+        last = None if "lr" in entry else _span(number, entry)[1]  # beside a rate it is the rate's
+        if last not in (None, then):
+            raise _not_joined(number, start, last, then, need="sizes that follow each other up to the last lr")
     return found
 
 
@@ -203,6 +205,12 @@ def _rendition(number: int, entry: dict[str, Any], key: str) -> str | None:
         got, need = f"{key} {value!r}"[:80], "'' or '-sz/160', the short side of a rendition"
         raise _wrong(number, got=got, need=need, hint=f"leave out {key}, then set rendition in the TOML")
     return known[1]
+
+
+def _not_joined(number: int, start: float, end: float, then: float, *, need: str) -> RecipeError:
+    what = "a gap" if end < then else "an overlap"
+    got = f"{what} from epoch {min(end, then):g} to {max(end, then):g}"
+    return _wrong(number, got=got, need=need, hint=f"'ep': ({start:g}, {then:g})")
 
 
 def _wrong(number: int, *, got: str, need: str, hint: str) -> RecipeError:

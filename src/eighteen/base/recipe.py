@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from eighteen.base.errors import RecipeError, did_you_mean
 
@@ -25,6 +34,7 @@ Size = Annotated[int, Field(ge=8, le=4096)]
 Batch = Annotated[int, Field(gt=0, le=4_000_000)]
 Range = tuple[float, float]
 Tta = Literal["none", "flip", "crops"]
+Rendition = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]  # 160 is "160"
 Points = list[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]]  # [epoch, value]
 
 SIZE_STEP = 32  # pixels from one size of a ramp to the next
@@ -141,7 +151,9 @@ class Phase(Section):
     max_scale: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0, description="largest share of the picture's area in a random crop"
     )
-    rendition: str | None = Field(default=None, description="which rendition to read; none: what data.rendition says")
+    rendition: Rendition | None = Field(
+        default=None, description="which rendition to read; none: what data.rendition says"
+    )
     strength: Share = Field(default=1.0, description="of all in [augment] but flip and ratio; 0: none of it")
     micro_batch: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="most pictures in one forward pass of a rank; none: train.micro_batch"
@@ -244,7 +256,7 @@ class Eval(Section):
 
 
 class Data(Section):
-    rendition: str = Field(
+    rendition: Rendition = Field(
         default="auto", description="which rendition to read; auto: the smallest that suffices for the phase's size"
     )
     keep: Literal["auto", "never", "host", "device"] = Field(
@@ -573,8 +585,9 @@ def _row(node: Any, part: int | str, change: str) -> Any:
 
 def _with_side(tree: dict[str, Any], side: int | None) -> dict[str, Any]:
     """Sizes in percent become pixels; without a side to take them of, they stay and are refused."""
-    for section in [*tree.get("phases", []), tree.get("eval", {})]:
-        size = section.get("size")
+    phases = tree.get("phases")
+    for section in [*(phases if isinstance(phases, list) else []), tree.get("eval")]:
+        size = section.get("size") if isinstance(section, dict) else None
         if side and isinstance(size, str) and re.fullmatch(r"\d+%", size):
             section["size"] = round(side * int(size[:-1]) / 100)
     return tree
