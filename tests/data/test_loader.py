@@ -265,6 +265,12 @@ def test_rectangular_evaluation_keeps_like_ratios_together(tmp_path, pictures):
     split = datasets.open(tmp_path / "rect.e18").splits["train"]
     batches = evaluation(split, size=64, rect=True, batch=4)
     assert [tuple(batch.images.shape[2:]) for batch in batches] == [(96, 64), (64, 64), (64, 128)]
+    some = np.array([11, 3, 7, 10])
+    settings = Eval.model_validate({"size": 64, "rect": True, "batch": 2})
+    few = [*eval_batches(split, settings, ALONE, device=CPU, channels=3, num_threads=1, samples=some)]
+    assert sorted(torch.cat([batch.ids for batch in few]).tolist()) == sorted(some.tolist())
+    sides = np.array(split.renditions["full"].index["width"]) / np.array(split.renditions["full"].index["height"])
+    assert sides[torch.cat([batch.ids for batch in few])].tolist() == sorted(sides[some].tolist())
 
 
 @pytest.mark.parametrize("rect", [False, True])

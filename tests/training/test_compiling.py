@@ -176,6 +176,14 @@ def test_the_shapes_of_a_run_are_those_still_to_come_in_the_shares_of_a_rank(dat
     assert [(shape.size, shape.pixels) for shape in compiling.shapes_left(this, later)] == [(48, 48**2 * 10)]
 
 
+def test_a_run_with_a_time_has_as_many_pixels_to_come_as_it_has_time_for(data, tmp_path):
+    this, longer = (make_job(data, tmp_path, PHASES, f"budget.seconds={seconds}") for seconds in (60, 6000))
+    now = state.start(make_job(data, tmp_path, PHASES))
+    few, many = ([shape.pixels for shape in compiling.shapes_left(job, now)] for job in (this, longer))
+    assert sum(few) == pytest.approx(60 * compiling.PER_SECOND, rel=0.01)
+    assert many == pytest.approx([100 * pixels for pixels in few], rel=0.01)
+
+
 def _slices(this):
     net = torch.nn.Flatten()
     return net, torch.zeros(0), torch.zeros(0, dtype=torch.int64), this.world

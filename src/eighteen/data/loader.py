@@ -355,7 +355,10 @@ def kept_bytes(
 
 def free_memory(world: World, device: torch.device) -> Memory:
     """That this rank may take: its share of the machine's, and its device's."""
-    on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    on_device = None
+    if device.type == "cuda":  # torch keeps what was freed, for itself
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        on_device = torch.cuda.mem_get_info(device)[0] + kept
     return Memory(available_bytes() // world.local_size, on_device)
 
 
@@ -416,13 +419,14 @@ def _eval_cuts(rendition: Rendition, settings: Eval, wanted: NDArray[np.int64] |
     wanted = np.arange(len(widths)) if wanted is None else wanted
     rendition.require_sound(wanted)
     ratios = widths[wanted] / heights[wanted] if settings.rect else np.ones(len(wanted))
-    by_ratio = wanted[np.argsort(ratios, kind="stable")]
+    order = np.argsort(ratios, kind="stable")
+    by_ratio, ratios = wanted[order], ratios[order]
     cuts = []
     for first in range(0, len(by_ratio), settings.batch):
         samples = by_ratio[first : first + settings.batch]
         width = height = settings.size
         if settings.rect:
-            width, height = rectangle(settings.size, float(ratios[samples].mean()))
+            width, height = rectangle(settings.size, float(ratios[first : first + settings.batch].mean()))
         boxes = eval_boxes(widths[samples], heights[samples], crop=settings.crop, ratio=width / height)
         nothing = np.zeros(len(samples), np.int64)
         others = [moved(boxes, widths[samples], heights[samples], way) for way in ways(settings.tta, settings.size)]

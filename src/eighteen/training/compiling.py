@@ -31,7 +31,8 @@ from eighteen.training.state import State
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # Pixels of a size that a GPU must still train on for "auto" to compile for it. Not measured here: we take it that a
 # ResNet-50 trains on some 125 million a second on an H100, saves a fifth of that and compiles in about a minute.
-PAYS_FROM = 40e9
+PER_SECOND = 125e6
+PAYS_FROM = 320 * PER_SECOND
 CAPTURED = 64  # pixels: the largest size whose passes are captured
 
 
@@ -113,14 +114,20 @@ def mode_for(this: Job, shape: Shape) -> str | None:
 
 
 def shapes_left(this: Job, state: State) -> list[Shape]:
-    """Of the steps still to come, in their order, each once."""
+    """Of the steps still to come, in their order, each once. Where the run has a time there will be as many as fit,
+    which is only measured later, with the net that is compiled or not.
+    """
     steps: dict[tuple[int, int, int], int] = {}
     for row, count in state.plan.steps_from(state.step):
         key = (row.sizes[0], row.batch, row.micro_batch or 0)
         steps[key] = steps.get(key, 0) + count
+    pixels = {key: key[0] ** 2 * key[1] * count / this.world.size for key, count in steps.items()}
+    scale = 1.0
+    if this.recipe.budget.seconds:
+        scale = PER_SECOND * (this.recipe.budget.seconds - state.clock.seconds) / sum(pixels.values())
     return [
-        Shape(size, batch, tuple(sorted(state.parts.counts(batch, most))), size**2 * batch * count / this.world.size)
-        for (size, batch, most), count in steps.items()
+        Shape(size, batch, tuple(sorted(state.parts.counts(batch, most))), scale * pixels[size, batch, most])
+        for size, batch, most in steps
     ]
 
 

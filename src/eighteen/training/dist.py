@@ -191,9 +191,7 @@ class Communication:
         return self._seconds
 
     def seconds(self) -> float:
-        """Seconds waited since the last call; waits for the device."""
-        if self._pending:
-            self._pending[-1][1].synchronize()
+        """Seconds waited since the last call, as far as the device has come."""
         waited, self._told = self.waited_s() - self._told, self._seconds
         return waited
 

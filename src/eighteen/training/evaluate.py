@@ -94,7 +94,7 @@ def evaluate(
         hit = predicted == batch.labels
         in_top5 = (logits.topk(min(5, num_classes), 1).indices == batch.labels[:, None]).any(1)
         top_tta = mean.topk(min(5, num_classes), 1).indices == batch.labels[:, None]
-        confusion += torch.bincount(batch.labels * num_classes + predicted, minlength=num_classes**2)
+        confusion.index_add_(0, batch.labels * num_classes + predicted, torch.ones_like(predicted))
         bins = (confidence * NUM_BINS).long().clamp_(max=NUM_BINS - 1)
         calibration.index_add_(0, bins, torch.stack([torch.ones_like(confidence), confidence, hit], 1).double())
         loss = F.cross_entropy(logits, batch.labels, reduction="sum")
