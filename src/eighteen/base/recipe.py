@@ -466,7 +466,8 @@ def text(name: str) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         hint = "eighteen recipes small > mine.toml, then change it"
-        raise RecipeError(f"read the recipe {name}", got=str(error), need="a TOML file", hint=hint) from None
+        got = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise RecipeError(f"read the recipe {name}", got=got, need="a TOML file", hint=hint) from None
 
 
 def load(

@@ -39,7 +39,10 @@ def show(found: Training) -> RenderableType:
         for row in found.rows
         if (ratio := row.lightning_over)
     )
-    missing = (f"{name}: left out, {why}" for name, why in found.left_out.items())
+    reasons = dict.fromkeys(found.left_out.values())
+    missing = (
+        f"left out, {why}: {'; '.join(name for name, its in found.left_out.items() if its == why)}" for why in reasons
+    )
     lines = "\n".join((f"\n{ceilings}", *roofs, *rivals, *missing))
     return Group(Text(f"{head}\n{how}\n"), table(COLUMNS, map(cells, found.rows)), Text(lines))
 
