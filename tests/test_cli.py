@@ -74,6 +74,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train DATA --init nothing.safetensors", 3, "nothing.safetensors"),
         ("train DATA --freeze-to nowhere", 2, "model.freeze_to: got 'nowhere'"),
         ("train DATA --gpus 2 --procs 2", 2, "got both --gpus and --procs"),
+        ("recipes small --gpus 3", 2, "got --gpus 3 alone"),
         ("train DATA --procs 0", 2, "--procs: got 0"),
         ("train DATA --procs 2 --min-ranks 3", 2, "--min-ranks 3: got 2 ranks to start"),
         ("train DATA --min-ranks 1", 2, "--min-ranks 1: got 0 ranks to start"),

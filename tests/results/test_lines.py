@@ -119,7 +119,7 @@ EVAL |= {"seconds": 1.23, "best": True, "size": 224, "rect": False}
         ),
         ({"event": "warning", "text": "two\nlines"}, r"warning: two\nlines"),
         (
-            {"event": "end", "reason": "done", "step": 9, "top1": 0.5, "top5": 1.0, "seconds": 61},
+            {"event": "end", "reason": "done", "step": 9, "top1": 0.5, "top5": 1.0, "seconds": 50, "clock_s": 61},
             "end done  step 9  top-1 50.00 %  top-5 100.00 %  without TTA  in 1:01",
         ),
         (

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eighteen.base.events import Event
-from eighteen.results.lines import MISSING, fill, milestones, spent, waiting, with_tta
+from eighteen.results.lines import MISSING, fill, in_all, milestones, spent, waiting, with_tta
 
 MAX_WIDTH = 100  # wider, the eye loses the line
 MAX_EPOCHS = 8  # rows of the table of epochs
@@ -192,7 +192,8 @@ class Board:
     def _footer(self) -> RenderableType:
         if "end" in self._latest:
             end = self._facts("end")
-            text = fill("{reason} after {seconds:clock}   top-1 {top1:percent}   top-5 {top5:percent}", end)
+            text = "{reason} after {in_all:clock}   top-1 {top1:percent}   top-5 {top5:percent}"
+            text = fill(text, {**end, "in_all": in_all(end)})
             text = "   ".join(filter(None, [text, "without TTA", with_tta(end)]))
             return _fitting(text, "bold red" if end.get("exit_code") else "bold green")
         saved = self._facts("checkpoint")

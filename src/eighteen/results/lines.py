@@ -43,7 +43,7 @@ _TEMPLATES = {
     "finding": "finding {code}: {what}: {evidence}  try {command}  docs/doctor/{code}.md",
     "fixed": "fixed from step {step} on",
     "notice": "notice of {cloud}: {what}  {when}",
-    "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  without TTA  in {seconds:clock}",
+    "end": "end {reason}  step {step}  top-1 {top1:percent}  top-5 {top5:percent}  without TTA  in {in_all:clock}",
 }
 
 
@@ -57,6 +57,7 @@ def line(event: Event, *, num_steps: int | None = None) -> str:
     derived = {
         "num_classes": len(classes) if isinstance(classes, list | tuple) else classes,
         "waiting": waiting(event.get("waits")),
+        "in_all": in_all(event),
         "parts": ", ".join(MISSING if part is None else f"{part:,}" for part in event.get("micro_batch", ())),
     }
     return "  ".join([fill(template, {"num_steps": num_steps, **derived, **event}), *_notes(event)])
@@ -91,6 +92,11 @@ def _notes(event: Event) -> Iterator[str]:
         yield f"{event['skipped']} skipped"
     if event.get("exit_code"):
         yield f"exit code {event['exit_code']}"
+
+
+def in_all(end: Event) -> float | None:
+    """Seconds since the command began, as far as its ``end`` knows: what was reached on the way has them too."""
+    return end.get("clock_s", end.get("seconds"))
 
 
 def milestones(reached: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
