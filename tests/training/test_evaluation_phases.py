@@ -24,7 +24,7 @@ PHASES = (
 @pytest.fixture(scope="module")
 def ended(data, tmp_path_factory):
     """Four evaluations at 16 px, which it learns for, and two at 96, which it does not know."""
-    return train(data, tmp_path_factory.mktemp("run"), PHASES, "eval.tta=crops")
+    return train(data, tmp_path_factory.mktemp("run"), PHASES, "eval.tta=crops", "augment.flip=true")
 
 
 def test_each_phase_is_evaluated_as_it_says(ended):
@@ -103,7 +103,7 @@ def test_a_run_that_goes_on_knows_of_which_evaluations_its_best_is(data, ended, 
         return eighteen.STOP if event["event"] == "eval" and event["size"] == 96 else None
 
     with pytest.raises(Stopped):
-        train(data, tmp_path, PHASES, "eval.tta=crops", on_event=stop)
+        train(data, tmp_path, PHASES, "eval.tta=crops", "augment.flip=true", on_event=stop)
     (run,) = (tmp_path / "runs").iterdir()
     assert checkpoint.newest(rundir.open(run)).state["best_of"] == [96, True]
     again = eighteen.resume(run)
@@ -133,7 +133,7 @@ def test_what_the_end_of_a_run_takes_is_measured_with_its_tta_and_other_evaluati
     data, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    this = make_job(data, tmp_path, PHASES, "eval.tta=crops")
+    this = make_job(data, tmp_path, PHASES, "eval.tta=crops", "augment.flip=true")
     costs = calibration.calibrate(this, state.start(this)).costs
     (found,) = json.loads(calibration.cache().read_text()).values()
     evals = {name: seconds for name, seconds in found.items() if name.startswith("Eval")}

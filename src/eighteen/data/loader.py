@@ -183,11 +183,11 @@ class TrainLoader:
         self._maker.close()
 
     def _stalled(self) -> Stalled:
-        slow = self._maker.slowest()
+        slow, patience_s = self._maker.slowest(), self._patience_s or 0.0
         if awaited := self._maker.awaited:
-            what, got = f"bring {awaited}", f"not all of it after {self._patience_s:g} s"
-        elif slow is None:
-            what, got = "make the next batch", f"nothing for {self._patience_s:g} s"
+            what, got = f"bring {awaited}", f"not all of it after {patience_s:g} s"
+        elif slow is None or slow.seconds < patience_s / 10:  # no single picture keeps it
+            what, got = "make the next batch", f"nothing for {patience_s:g} s"
         else:
             shard = slow.rendition.shards[slow.rendition.index[slow.sample]["shard"]]
             what = f"{slow.stage} sample {slow.sample} of {shard} in {slow.rendition.root}"
