@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from eighteen.base.world import World, from_environment
@@ -17,3 +20,9 @@ def test_world_comes_from_the_variables_of_torchrun():
     assert from_environment({}) == World()
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     assert from_environment(torchrun) == World(rank=5, size=8, local_rank=1, local_size=4)
+
+
+def test_a_process_leaves_in_silence_where_its_reader_has_gone():
+    code = "import sys; from eighteen.base.world import leave; sys.stdout.buffer.close(); leave(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
