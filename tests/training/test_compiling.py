@@ -180,8 +180,9 @@ def test_a_run_with_a_time_has_as_many_pixels_to_come_as_it_has_time_for(data, t
     this, longer = (make_job(data, tmp_path, PHASES, f"budget.seconds={seconds}") for seconds in (60, 6000))
     now = state.start(make_job(data, tmp_path, PHASES))
     few, many = ([shape.pixels for shape in compiling.shapes_left(job, now)] for job in (this, longer))
-    assert sum(few) == pytest.approx(60 * compiling.PER_SECOND, rel=0.01)
-    assert many == pytest.approx([100 * pixels for pixels in few], rel=0.01)
+    assert sum(few) == pytest.approx(60 * compiling.PER_SECOND)
+    assert many == pytest.approx([100 * pixels for pixels in few])
+    assert compiling.shapes_left(this, replace(now, step=now.plan.num_steps)) == []
 
 
 def _slices(this):

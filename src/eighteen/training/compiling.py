@@ -123,8 +123,8 @@ def shapes_left(this: Job, state: State) -> list[Shape]:
         steps[key] = steps.get(key, 0) + count
     pixels = {key: key[0] ** 2 * key[1] * count / this.world.size for key, count in steps.items()}
     scale = 1.0
-    if this.recipe.budget.seconds:
-        scale = PER_SECOND * (this.recipe.budget.seconds - state.clock.seconds) / sum(pixels.values())
+    if this.recipe.budget.seconds and pixels:  # by what the clock had before, which all ranks know alike
+        scale = PER_SECOND * (this.recipe.budget.seconds - state.clock.before_s) / sum(pixels.values())
     return [
         Shape(size, batch, tuple(sorted(state.parts.counts(batch, most))), scale * pixels[size, batch, most])
         for size, batch, most in steps
